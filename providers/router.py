@@ -1,0 +1,118 @@
+"""Which provider's model answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from providers.base import ChatRequest, ModelFinder, ModelInfo, ProviderEvent
+from providers.errors import ModelNotFound
+from providers.registry import HealthStatus, Registration, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``model`` is the provider's own name for it, ``full_name`` the one with the provider's prefix."""
+
+    provider_name: str
+    model: str
+    full_name: str
+
+
+class Router:
+    """``default_provider`` gets the bare names that nobody lists; ``default_model``, in that provider's own
+    words, is what answers when no model is named."""
+
+    def __init__(
+        self, registry: Registry, *, default_provider: str, default_model: str | None = None
+    ) -> None:
+        self._registry = registry
+        self._default_provider = default_provider
+        self._default_model = default_model
+
+    async def resolve(self, name: str | None) -> Route:
+        """Find the model that is meant. A model that is listed already costs no request upstream.
+
+        Where a provider's list cannot be had its model is taken on trust: whether it answers is for the
+        generation to find out. Raises ModelNotFound.
+        """
+        if name is None:
+            return await self._unnamed()
+        prefix, separator, rest = name.partition(":")
+        owner = self._registry.by_prefix(prefix) if separator else None
+        return await (self._bare(name) if owner is None else self._owned(owner, rest))
+
+    def stream(self, route: Route, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
+        """Raises KeyError for a route of another registry."""
+        owner = self._registry[route.provider_name]
+        return owner.provider.stream(replace(request, model=route.model))
+
+    async def _owned(self, owner: Registration, model: str) -> Route:
+        if self._find(owner, model) is None:
+            await self._registry.models(owner.provider.name, refresh=True)
+        return self._settled(owner, model)
+
+    async def _bare(self, model: str) -> Route:
+        await asyncio.gather(*(self._registry.models(name) for name in self._never_asked()))
+        route = self._listed(model)
+        if route is None:
+            await self._registry.all_models(refresh=True)
+            route = self._listed(model)
+        if route is not None:
+            return route
+        default = self._registry.get(self._default_provider)
+        if default is None:
+            raise ModelNotFound(f"no provider has a model {model!r}")
+        return self._settled(default, model)
+
+    async def _unnamed(self) -> Route:
+        default = self._registry.get(self._default_provider)
+        others = [owner for owner in self._registry if owner is not default]
+        for owner in [default, *others] if default is not None else others:
+            models = await self._registry.models(owner.provider.name)
+            if self._is_down(owner):
+                continue
+            preferred = self._default_model if owner is default else None
+            info = self._find(owner, preferred) if preferred else None
+            if info or models:
+                return _route(owner, (info or models[0]).name)
+        states = "; ".join(f"{owner.provider.name}: {self._state(owner)}" for owner in self._registry)
+        raise ModelNotFound(f"no model is available: install one or start its provider ({states})")
+
+    def _settled(self, owner: Registration, model: str) -> Route:
+        info = self._find(owner, model)
+        if info is not None:
+            return _route(owner, info.name)
+        if model and self._is_down(owner):
+            return _route(owner, model)
+        raise ModelNotFound(f"{owner.provider.name} has no model {model!r}")
+
+    def _listed(self, model: str) -> Route | None:
+        for owner in self._registry:
+            info = None
+            with suppress(ModelNotFound):
+                info = self._find(owner, model)
+            if info in self._registry.known_models(owner.provider.name):
+                return _route(owner, info.name)
+        return None
+
+    def _find(self, owner: Registration, model: str) -> ModelInfo | None:
+        listed = self._registry.known_models(owner.provider.name)
+        if isinstance(owner.provider, ModelFinder):
+            return owner.provider.find(model, listed)
+        return next((info for info in listed if info.name == model), None)
+
+    def _never_asked(self) -> list[str]:
+        names = (owner.provider.name for owner in self._registry)
+        return [name for name in names if self._registry.health(name).status is HealthStatus.UNKNOWN]
+
+    def _is_down(self, owner: Registration) -> bool:
+        return self._registry.health(owner.provider.name).status is HealthStatus.DOWN
+
+    def _state(self, owner: Registration) -> str:
+        error = self._registry.health(owner.provider.name).last_error
+        return error if self._is_down(owner) and error else "lists no model"
+
+
+def _route(owner: Registration, model: str) -> Route:
+    return Route(owner.provider.name, model, owner.full_name(model))
