@@ -1,0 +1,190 @@
+"""The rows of each generation's log: appended behind a fence, read from any number, closed exactly once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from db import usage
+from db.database import Connection, Database
+from db.usage import Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """``event`` is JSON; its ``kind`` is text or reasoning for what has a ``text``."""
+
+    generation_id: UUID
+    seq: int
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a generation ended: the rows not yet stored, the terminal one last, the attempt that decided, and
+    what else the reply's message keeps of it."""
+
+    generation_id: UUID
+    rows: Sequence[LogRow]
+    attempt: Attempt
+    finish_reason: str | None = None
+    error_message: str | None = None
+    error_retryable: bool | None = None
+
+
+async def insert(connection: Connection, rows: Sequence[LogRow]) -> None:
+    await connection.execute(
+        """
+        INSERT INTO generation_events (generation_id, seq, event)
+        SELECT generation_id, seq, event::jsonb
+        FROM unnest($1::uuid[], $2::int[], $3::text[]) AS new(generation_id, seq, event)
+        ON CONFLICT DO NOTHING
+        """,
+        [row.generation_id for row in rows],
+        [row.seq for row in rows],
+        [row.event for row in rows],
+    )
+
+
+async def append(
+    database: Database, owner: UUID, rows: Sequence[LogRow], statuses: Mapping[UUID, str]
+) -> set[UUID]:
+    """Store the rows, and the new statuses, of those generations that still run and are this owner's, in
+    one commit, and return which these were. Rows that are there already stay as they are, so that a commit
+    whose fate is unknown can be repeated.
+
+    The lock in ``mine`` is the fence: whoever closes or claims a generation comes before it or after it.
+    """
+    accepted = await database.fetch(
+        """
+        WITH mine AS (
+            SELECT id FROM generations
+            WHERE id = ANY($2::uuid[]) AND owner = $1 AND finished_at IS NULL
+            ORDER BY id FOR NO KEY UPDATE
+        ), stored AS (
+            INSERT INTO generation_events (generation_id, seq, event)
+            SELECT new.generation_id, new.seq, new.event::jsonb
+            FROM unnest($2::uuid[], $3::int[], $4::text[]) AS new(generation_id, seq, event)
+            JOIN mine ON mine.id = new.generation_id
+            ON CONFLICT DO NOTHING
+        ), told AS (
+            UPDATE generations g SET status = new.status
+            FROM unnest($5::uuid[], $6::text[]) AS new(id, status) JOIN mine USING (id)
+            WHERE g.id = new.id
+        )
+        SELECT id FROM mine
+        """,
+        owner,
+        [row.generation_id for row in rows],
+        [row.seq for row in rows],
+        [row.event for row in rows],
+        list(statuses),
+        list(statuses.values()),
+    )
+    return {row["id"] for row in accepted}
+
+
+async def events(database: Database, generation_id: UUID, after: int, limit: int) -> list[LogRow]:
+    """Up to ``limit`` rows of the log that follow number ``after``."""
+    rows = await database.fetch(
+        """
+        SELECT generation_id, seq, event::text AS event FROM generation_events
+        WHERE generation_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
+        """,
+        generation_id,
+        after,
+        limit,
+    )
+    return [LogRow(**dict(row)) for row in rows]
+
+
+async def terminal_event(database: Database, generation_id: UUID) -> LogRow | None:
+    """The last row of a generation that has ended, None while it runs. Raises LookupError when there is no
+    such generation."""
+    row = await database.fetchrow(
+        """
+        SELECT g.finished_at, last.seq, last.event
+        FROM generations g
+        CROSS JOIN LATERAL (
+            SELECT seq, event::text AS event FROM generation_events WHERE generation_id = g.id
+            ORDER BY seq DESC LIMIT 1
+        ) last
+        WHERE g.id = $1
+        """,
+        generation_id,
+    )
+    if row is None:
+        raise LookupError("generation")
+    return LogRow(generation_id, row["seq"], row["event"]) if row["finished_at"] else None
+
+
+async def finish(database: Database, owner: UUID, ending: Ending) -> bool:
+    """Close a generation of this owner's: log, message and usage in one commit.
+
+    False: it was not this owner's to close any more. A repetition after a commit whose fate is unknown is
+    recognised by the terminal row and returns True.
+    """
+    async with database.transaction() as connection:
+        closed = await connection.fetchrow(
+            """
+            UPDATE generations SET status = $3, finished_at = now()
+            WHERE id = $1 AND owner = $2 AND finished_at IS NULL
+            RETURNING viewer_id, conversation_id, message_id
+            """,
+            ending.generation_id,
+            owner,
+            ending.attempt.outcome,
+        )
+        if closed is None:
+            return await _is_stored(connection, ending.rows[-1])
+        await insert(connection, ending.rows)
+        await _finish_message(connection, closed["message_id"], ending)
+        await _touch(connection, closed["conversation_id"])
+        await usage.record(connection, ending.generation_id, closed["viewer_id"], ending.attempt)
+    return True
+
+
+async def _is_stored(connection: Connection, row: LogRow) -> bool:
+    return bool(
+        await connection.fetchval(
+            "SELECT event = $3::text::jsonb FROM generation_events WHERE generation_id = $1 AND seq = $2",
+            row.generation_id,
+            row.seq,
+            row.event,
+        )
+    )
+
+
+async def _finish_message(connection: Connection, message_id: UUID, ending: Ending) -> None:
+    """The message's text is the log's, joined: what was shown is what is kept."""
+    spent = ending.attempt.usage
+    await connection.execute(
+        """
+        UPDATE messages m
+        SET content = coalesce(log.content, ''), reasoning = log.reasoning, status = $3, finish_reason = $4,
+            error_code = $5, error_message = $6, error_retryable = $7, prompt_tokens = $8,
+            completion_tokens = $9, usage_source = $10, first_token_ms = $11, duration_ms = $12
+        FROM (
+            SELECT string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'text') AS content,
+                   string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'reasoning') AS reasoning
+            FROM (SELECT seq, event->>'kind' AS kind, event->>'text' AS text
+                  FROM generation_events WHERE generation_id = $2) e
+        ) log
+        WHERE m.id = $1
+        """,
+        message_id,
+        ending.generation_id,
+        ending.attempt.outcome,
+        ending.finish_reason,
+        ending.attempt.error_code,
+        ending.error_message,
+        ending.error_retryable,
+        spent.prompt_tokens,
+        spent.completion_tokens,
+        spent.source,
+        spent.first_token_ms,
+        spent.duration_ms,
+    )
+
+
+async def _touch(connection: Connection, conversation_id: UUID) -> None:
+    await connection.execute("UPDATE conversations SET updated_at = now() WHERE id = $1", conversation_id)
