@@ -1,0 +1,244 @@
+"""The chat engine: a message goes in, and one task per generation writes the reply to its log."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import assert_never
+from uuid import UUID, uuid4
+
+import msgspec
+
+from db import conversations, generations
+from db.conversations import Conversation, Message
+from db.database import Database
+from db.generations import Generation, NewGeneration
+from providers import base
+from providers.base import ChatMessage, ChatRequest, Finished, FinishReason, Role, UsageReport
+from providers.errors import StreamBroken
+from providers.router import Route, Router
+from server.draft import Draft, DraftLimits
+from server.errors import ChatError, ErrorCode, to_chat_error
+from server.events import (
+    Completed,
+    Failed,
+    PhaseChanged,
+    ReasoningDelta,
+    Started,
+    Stopped,
+    Terminal,
+    TextDelta,
+    clean,
+)
+from server.meter import Meter
+from server.stream_log import StreamLog, Writer
+
+_log = logging.getLogger("parley.chat")
+_TITLE_CHARACTERS = 80
+
+
+@dataclass(slots=True)
+class _Running:
+    """A generation of this process. ``producing`` may be cancelled by anybody at any time; the task that
+    awaits it is not, so that the end is always written."""
+
+    generation: Generation
+    draft: Draft
+    route: Route
+    system_prompt: str | None
+    writer: Writer
+    meter: Meter
+    producing: asyncio.Task[FinishReason] = field(init=False)
+    interrupted: bool = False
+
+    def stop(self) -> None:
+        self.producing.cancel()
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.producing.cancel()
+
+
+class ChatEngine:
+    """Sends messages and stops replies. Every reply runs in a task of its own, whoever watches it."""
+
+    def __init__(
+        self, database: Database, router: Router, log: StreamLog, limits: DraftLimits | None = None
+    ) -> None:
+        self._database = database
+        self._router = router
+        self._log = log
+        self._limits = limits or DraftLimits()
+        self._running: dict[UUID, _Running] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._draining = False
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, grace_seconds: float) -> AsyncIterator["ChatEngine"]:
+        """Accept messages for as long as the context lasts; then give the replies that run ``grace_seconds``
+        to end, and close the rest as interrupted."""
+        async with self._tasks:
+            try:
+                yield self
+            finally:
+                await self._drain(grace_seconds)
+
+    async def send(self, viewer_id: str, draft: Draft) -> Generation:
+        """Store the message and start its reply.
+
+        Raises ChatError, ProviderError (an unknown model) or DatabaseError; then nothing is stored.
+        """
+        if self._draining:
+            raise ChatError(ErrorCode.OVERLOADED, "the server is shutting down", retryable=True)
+        draft = self._limits.checked(draft)
+        conversation = await self._conversation(viewer_id, draft)
+        route = await self._router.resolve(draft.model or (conversation.model if conversation else None))
+        new = self._new_generation(viewer_id, draft, conversation, route)
+        try:
+            generation = await generations.begin(self._database, new)
+        except LookupError as missing:
+            raise ChatError(ErrorCode.NOT_FOUND, f"there is no such {missing.args[0]} of yours") from None
+        system_prompt = new.system_prompt or (conversation.system_prompt if conversation else None)
+        self._start(generation, draft, route, system_prompt)
+        return generation
+
+    async def stop(self, viewer_id: str, generation_id: UUID) -> Generation:
+        """End a reply and keep its text; one that has ended already stays as it is.
+
+        Returns once it has ended: for a reply of this process after one commit, for another replica's when
+        that one next renews its leases.
+        """
+        generation = await self.generation(viewer_id, generation_id)
+        if running := self._running.get(generation_id):
+            running.stop()
+        elif generation.finished_at is None:
+            await generations.request_stop(self._database, viewer_id, generation_id)
+        await self.ended(generation_id)
+        return await self.generation(viewer_id, generation_id)
+
+    async def ended(self, generation_id: UUID) -> None:
+        """Return when the generation has ended."""
+        async with aclosing(self._log.read(generation_id)) as events:
+            async for _ in events:
+                pass
+
+    async def generation(self, viewer_id: str, generation_id: UUID) -> Generation:
+        found = await generations.get(self._database, viewer_id, generation_id)
+        if found is None:
+            raise ChatError(ErrorCode.NOT_FOUND, f"there is no generation {generation_id} of yours")
+        return found
+
+    async def _conversation(self, viewer_id: str, draft: Draft) -> Conversation | None:
+        if draft.conversation_id is None:
+            return None
+        found = await conversations.get(self._database, viewer_id, draft.conversation_id)
+        if found is None:
+            raise ChatError(ErrorCode.NOT_FOUND, f"there is no conversation {draft.conversation_id} of yours")
+        return found
+
+    def _new_generation(
+        self, viewer_id: str, draft: Draft, conversation: Conversation | None, route: Route
+    ) -> NewGeneration:
+        text = clean(draft.text)
+        started = Started(conversation.id if conversation else uuid4(), uuid4(), uuid4(), route.full_name)
+        return NewGeneration(
+            id=uuid4(),
+            viewer_id=viewer_id,
+            conversation_id=started.conversation_id,
+            user_message_id=started.user_message_id,
+            message_id=started.message_id,
+            parent_id=draft.parent_id,
+            title=None if conversation else _title(text),
+            system_prompt=clean(draft.system_prompt) if draft.system_prompt else None,
+            text=text,
+            model=route.full_name,
+            provider=route.provider_name,
+            options={name: value for name, value in asdict(draft.options).items() if value not in (None, ())},
+            started_event=msgspec.json.encode(started).decode(),
+            owner=self._log.owner,
+            lease_seconds=self._log.timing.lease_seconds,
+        )
+
+    def _start(self, generation: Generation, draft: Draft, route: Route, system_prompt: str | None) -> None:
+        started = Started(
+            generation.conversation_id, generation.user_message_id, generation.message_id, generation.model
+        )
+        writer = self._log.writer(generation.id, started, lambda: running.stop())
+        running = _Running(generation, draft, route, system_prompt, writer, Meter(route))
+        running.producing = asyncio.create_task(self._produce(running))
+        self._running[generation.id] = running
+        self._tasks.create_task(self._supervise(running))
+
+    async def _supervise(self, running: _Running) -> None:
+        """Wait for the reply however it ends, and write that end."""
+        try:
+            await asyncio.wait({running.producing})
+            terminal = self._terminal(running)
+            await running.writer.finish(terminal, running.meter.attempt(terminal))
+        except Exception:
+            # Raised further it would end the task group, and with it every other reply.
+            _log.exception("generation %s could not be closed", running.generation.id)
+        finally:
+            del self._running[running.generation.id]
+
+    def _terminal(self, running: _Running) -> Terminal:
+        if running.producing.cancelled():
+            if not running.interrupted:
+                return Stopped()
+            message = "the server was shut down before the reply was complete; the text so far is kept"
+            return Failed("interrupted", ErrorCode.INTERRUPTED, message, retryable=True)
+        if error := running.producing.exception():
+            told = to_chat_error(error)
+            _log.warning("generation %s failed: %s %s", running.generation.id, told.code, told.message)
+            return Failed("failed", told.code, told.message, told.retryable)
+        return Completed(running.producing.result())
+
+    async def _produce(self, running: _Running) -> FinishReason:
+        messages = await self._history(running)
+        request = ChatRequest(running.route.model, messages, running.draft.options)
+        finished: FinishReason | None = None
+        async with aclosing(self._router.stream(running.route, request)) as events:
+            async for event in events:
+                match event:
+                    case base.TextDelta(text=text):
+                        running.meter.delta()
+                        await running.writer.append(TextDelta(text))
+                    case base.ReasoningDelta(text=text):
+                        running.meter.delta()
+                        await running.writer.append(ReasoningDelta(text))
+                    case base.PhaseChanged():
+                        await running.writer.append(PhaseChanged(event.phase, event.detail, event.progress))
+                    case UsageReport():
+                        running.meter.report(event)
+                    case Finished():
+                        finished = event.reason
+                    case _:
+                        assert_never(event)
+        if finished is None:
+            raise StreamBroken("the reply ended without its terminal marker; the text so far is kept")
+        return finished
+
+    async def _history(self, running: _Running) -> tuple[ChatMessage, ...]:
+        generation = running.generation
+        branch = await conversations.branch(self._database, generation.viewer_id, generation.user_message_id)
+        system = [ChatMessage(Role.SYSTEM, running.system_prompt)] if running.system_prompt else []
+        return (*system, *(_turn(message) for message in branch if message.content))
+
+    async def _drain(self, grace_seconds: float) -> None:
+        self._draining = True
+        producing = [running.producing for running in self._running.values()]
+        if producing:
+            await asyncio.wait(producing, timeout=grace_seconds)
+        for running in self._running.values():
+            running.interrupt()
+
+
+def _turn(message: Message) -> ChatMessage:
+    return ChatMessage(Role(message.role), message.content)
+
+
+def _title(text: str) -> str:
+    first_line = text.strip().partition("\n")[0].strip()
+    return first_line if len(first_line) <= _TITLE_CHARACTERS else first_line[: _TITLE_CHARACTERS - 1] + "…"

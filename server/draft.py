@@ -1,0 +1,67 @@
+"""A message that somebody wants to send, and what makes one acceptable."""
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from providers.base import GenerationOptions
+from server.errors import ChatError, ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """``model`` is a name as a client writes it. Without ``conversation_id`` a conversation begins; without
+    ``parent_id`` the message hangs on the conversation's newest one. A ``system_prompt`` replaces the
+    conversation's from this message on."""
+
+    text: str
+    model: str | None = None
+    conversation_id: UUID | None = None
+    parent_id: UUID | None = None
+    system_prompt: str | None = None
+    options: GenerationOptions = GenerationOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLimits:
+    message_characters: int = 400_000
+    default_max_tokens: int = 1024
+    max_tokens: int = 32_768
+    stop_strings: int = 8
+
+    def checked(self, draft: Draft) -> Draft:
+        """The draft with its defaults filled in. Raises ChatError that names everything wrong with it."""
+        if problems := [*self._text_problems(draft), *self._option_problems(draft.options)]:
+            raise ChatError(ErrorCode.BAD_INPUT, "; ".join(problems))
+        if draft.options.max_tokens is not None:
+            return draft
+        return replace(draft, options=replace(draft.options, max_tokens=self.default_max_tokens))
+
+    def _text_problems(self, draft: Draft) -> list[str]:
+        problems = []
+        if not draft.text.strip("\0 \t\r\n"):
+            problems.append("message is empty")
+        for name, text in (("message", draft.text), ("systemPrompt", draft.system_prompt or "")):
+            if len(text) > self.message_characters:
+                problems.append(f"{name} has {len(text)} characters; {self.message_characters} is the most")
+        if draft.parent_id and not draft.conversation_id:
+            problems.append("parentId needs its conversationId beside it")
+        return problems
+
+    def _option_problems(self, options: GenerationOptions) -> list[str]:
+        ranges = (
+            ("temperature", options.temperature, 0, 2),
+            ("topP", options.top_p, 0.001, 1),
+            ("topK", options.top_k, 1, 1_000_000),
+            ("maxTokens", options.max_tokens, 1, self.max_tokens),
+            ("seed", options.seed, 0, 2**31 - 1),
+        )
+        problems = [
+            f"{name} is {value}; it must be from {low} to {high}"
+            for name, value, low, high in ranges
+            if value is not None and not low <= value <= high
+        ]
+        if len(options.stop) > self.stop_strings:
+            problems.append(f"stop has {len(options.stop)} strings; {self.stop_strings} is the most")
+        if not all(options.stop):
+            problems.append("stop has an empty string; it would end every reply before it began")
+        return problems

@@ -1,0 +1,82 @@
+"""Who may write a generation's log: leases kept, requests to stop heard, and what others abandoned closed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from db import generation_log, generations
+from db.database import Database, DatabaseError
+from db.generation_log import LogRow
+from db.generations import Abandoned
+from db.usage import Attempt, Usage
+from server.errors import ErrorCode
+from server.events import Failed
+from server.log_rows import encode, to_ending
+
+_log = logging.getLogger("parley.leases")
+_CHARACTERS_PER_TOKEN = 4  # the usual rule of thumb for English; used only where nobody counted
+
+
+class Leases:
+    """The leases of one process, which the database knows as ``owner``. ``stop`` is called with the id of
+    each of its generations that somebody asked to stop."""
+
+    def __init__(
+        self, database: Database, owner: UUID, *, lease_seconds: float, stop: Callable[[UUID], None]
+    ) -> None:
+        self._database = database
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._stop = stop
+
+    async def keep(self) -> None:
+        """Renew four times a lease, until cancelled.
+
+        After the database was away everybody's leases have run out, so nobody is judged before a whole
+        lease of uninterrupted contact.
+        """
+        contact_since = time.monotonic()
+        while True:
+            try:
+                for generation_id in await generations.renew(
+                    self._database, self._owner, self._lease_seconds
+                ):
+                    self._stop(generation_id)
+                if time.monotonic() - contact_since >= self._lease_seconds:
+                    await self.close_abandoned()
+            except DatabaseError as error:
+                _log.warning("leases could not be renewed: %s", error)
+                contact_since = time.monotonic()
+            await asyncio.sleep(self._lease_seconds / 4)
+
+    async def close_abandoned(self) -> None:
+        """Close every generation whose lease has run out as interrupted, its text kept."""
+        for lost in await generations.claim_abandoned(self._database, self._owner, self._lease_seconds):
+            _log.warning("generation %s was abandoned by its server; closed as interrupted", lost.id)
+            message = "the server that produced this reply went away; the text so far is kept"
+            terminal = Failed("interrupted", ErrorCode.INTERRUPTED, message, retryable=True)
+            row = LogRow(lost.id, lost.last_seq + 1, encode(terminal))
+            await generation_log.finish(
+                self._database, self._owner, to_ending(terminal, _attempt_of(lost), [row])
+            )
+
+
+def _attempt_of(lost: Abandoned) -> Attempt:
+    """What can still be said of an attempt whose process is gone: its tokens are estimated from its text."""
+    now = datetime.now(UTC)
+    duration_ms = (now - lost.started_at).total_seconds() * 1000
+    tokens = -(-lost.characters // _CHARACTERS_PER_TOKEN)
+    return Attempt(
+        number=1,
+        provider=lost.provider,
+        model=lost.model,
+        started_at=lost.started_at,
+        first_token_at=None,
+        finished_at=now,
+        outcome="interrupted",
+        error_code=ErrorCode.INTERRUPTED.value,
+        usage=Usage(None, tokens, "estimated", None, duration_ms),
+    )

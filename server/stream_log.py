@@ -1,0 +1,297 @@
+"""The log of every generation: written in group commits, read by everybody who watches."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from db import generation_log
+from db.database import Conflict, Database, DatabaseError, DatabaseUnavailable
+from db.generation_log import LogRow
+from db.usage import Attempt
+from server.events import Delta, LoggedEvent, PhaseChanged, Started, Terminal
+from server.leases import Leases
+from server.log_rows import to_ending, to_events, to_rows
+from server.pending import Pending
+
+_log = logging.getLogger("parley.stream_log")
+
+
+@dataclass(frozen=True, slots=True)
+class LogTiming:
+    """How patient the log is. ``flush``: between two commits of a running stream. ``poll``: the net under
+    the wake-up, and all there is for what another process writes. ``patience``: how long the database may
+    be away before a stream fails."""
+
+    flush_seconds: float = 0.025
+    lease_seconds: float = 10.0
+    poll_seconds: float = 1.0
+    retry_seconds: float = 0.25
+    patience_seconds: float = 90.0
+    buffer_characters: int = 256_000
+    read_rows: int = 500
+
+
+class _Tail:
+    """The newest part of a running generation's log, and the wake-up of those who wait at its end."""
+
+    def __init__(self) -> None:
+        self._events: deque[LoggedEvent] = deque(maxlen=512)
+        self.changed = asyncio.Event()
+
+    def publish(self, events: Iterable[LoggedEvent]) -> None:
+        self._events.extend(events)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def following(self, seq: int) -> list[LoggedEvent] | None:
+        """What follows ``seq``, or None where the tail no longer reaches back that far."""
+        if self._events[0].seq > seq + 1:
+            return None
+        return [event for event in self._events if event.seq > seq]
+
+
+class Writer:
+    """One generation's end of the log."""
+
+    def __init__(self, log: "StreamLog", generation_id: UUID, abort: Callable[[], None]) -> None:
+        self._log = log
+        self._room = asyncio.Event()
+        self._room.set()
+        self._streaming = False
+        self.generation_id = generation_id
+        self.pending = Pending(generation_id, last_seq=1)
+        self.status: str | None = None
+        self.closing = False  # from then on only the commit that closes the generation takes its events
+        self.abort = abort
+
+    async def append(self, event: PhaseChanged | Delta) -> None:
+        """Hand over an event; it is shown once it is stored.
+
+        Waits while the buffer is full. Raises DatabaseUnavailable when it stays so for the log's patience.
+        """
+        await self._wait_for_room()
+        if isinstance(event, PhaseChanged):
+            self.pending.add(event)
+            self.status = event.phase.value
+            self._streaming = False
+            self._log.wake(urgent=True)
+            return
+        self.pending.add_delta(event)
+        if self.pending.characters >= self._log.timing.buffer_characters:
+            self._room.clear()
+        self._log.wake(urgent=not self._streaming)
+        if not self._streaming:
+            self.status = "streaming"
+            self._streaming = True
+
+    async def finish(self, terminal: Terminal, attempt: Attempt) -> None:
+        """Store what waits, the terminal event, the message and the usage, in one commit.
+
+        Does not raise: when the database stays away for the log's patience, or the generation is no longer
+        ours, its end is left to whoever has the lease.
+        """
+        self.closing = True
+        self.pending.add(terminal)
+        await self._log.finish(self, terminal, attempt)
+
+    def stored(self) -> None:
+        self.pending.stored()
+        self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        try:
+            async with asyncio.timeout(self._log.timing.patience_seconds):
+                await self._room.wait()
+        except TimeoutError:
+            raise DatabaseUnavailable("the database was away for too long to keep the reply") from None
+
+
+class StreamLog:
+    """All generations of this process share one commit at a time; see ``writer`` and ``read``."""
+
+    def __init__(self, database: Database, owner: UUID, timing: LogTiming | None = None) -> None:
+        self.owner = owner
+        self.timing = timing or LogTiming()
+        self._database = database
+        self._writers: dict[UUID, Writer] = {}
+        self._tails: dict[UUID, _Tail] = {}
+        self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._leases = Leases(database, owner, lease_seconds=self.timing.lease_seconds, stop=self._stop)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["StreamLog"]:
+        """Commit, and keep leases, for as long as the context lasts."""
+        async with asyncio.TaskGroup() as tasks:
+            jobs = [tasks.create_task(self._commit_for_ever()), tasks.create_task(self._leases.keep())]
+            try:
+                yield self
+            finally:
+                for job in jobs:
+                    job.cancel()
+
+    def writer(self, generation_id: UUID, started: Started, abort: Callable[[], None]) -> Writer:
+        """The log's end for a generation that this process owns and whose first row is stored. ``abort`` is
+        called when somebody asked for it to stop, or when it is no longer ours to write."""
+        writer = self._writers[generation_id] = Writer(self, generation_id, abort)
+        tail = self._tails[generation_id] = _Tail()
+        tail.publish([LoggedEvent(generation_id, 1, 1, started)])
+        return writer
+
+    async def read(self, generation_id: UUID, after: int = 0) -> AsyncGenerator[LoggedEvent, None]:
+        """Everything that follows number ``after``: what is stored first, then more as it is stored. Ends
+        with the terminal event, which a generation that has ended always answers, whatever ``after`` is.
+
+        Neighbouring deltas of a kind come merged when the reader lags. Raises LookupError when there is no
+        such generation, DatabaseUnavailable when the database stays away.
+        """
+        tail: _Tail | None = None
+        while True:
+            running = self._tails.get(generation_id)
+            tail = running or tail
+            changed = tail.changed if tail else None  # before the read, so that no commit is missed
+            events = tail.following(after) if tail else None
+            if events is None or (not events and running is None):
+                events = await self._stored(generation_id, after)
+            for event in _merged(events):
+                yield event
+                after = event.seq
+                if isinstance(event.event, Terminal):
+                    return
+            if not events:
+                await self._wait(changed)
+
+    def wake(self, *, urgent: bool) -> None:
+        """There is something to commit: at once, or with the next group."""
+        self._news.set()
+        if urgent:
+            self._urgent.set()
+
+    async def finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> None:
+        deadline = time.monotonic() + self.timing.patience_seconds
+        while not await self._try_to_finish(writer, terminal, attempt):
+            if time.monotonic() > deadline:
+                _log.error("generation %s ends unrecorded: the database stayed away", writer.generation_id)
+                break
+            await asyncio.sleep(self.timing.retry_seconds)
+        del self._writers[writer.generation_id]
+        self._tails.pop(writer.generation_id).publish(())
+
+    async def _try_to_finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> bool:
+        """False when it is worth another try."""
+        async with self._committing:
+            events = writer.pending.take()
+            try:
+                ours = await generation_log.finish(
+                    self._database, self.owner, to_ending(terminal, attempt, to_rows(events))
+                )
+            except (DatabaseUnavailable, Conflict):
+                return False
+            except DatabaseError:
+                _log.exception("generation %s could not be closed", writer.generation_id)
+                return True
+            if ours:
+                self._publish(writer, events)
+            else:
+                _log.warning("generation %s was closed by another process", writer.generation_id)
+            return True
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), self.timing.flush_seconds)
+            self._news.clear()
+            self._urgent.clear()
+            async with self._committing:
+                reached = await self._commit(
+                    [w for w in self._writers.values() if w.pending and not w.closing]
+                )
+            if not reached:
+                await asyncio.sleep(self.timing.retry_seconds)
+                self._news.set()
+
+    async def _commit(self, writers: Sequence[Writer]) -> bool:
+        """Store what these writers hold, then show it. False when it is worth another try."""
+        if not writers:
+            return True
+        taken = [(writer, writer.pending.take()) for writer in writers]
+        rows = [row for _, events in taken for row in to_rows(events)]
+        statuses = {writer.generation_id: writer.status for writer in writers if writer.status}
+        try:
+            accepted = await generation_log.append(self._database, self.owner, rows, statuses)
+        except (DatabaseUnavailable, Conflict) as error:
+            _log.warning("%d streams wait for the database: %s", len(writers), error)
+            return False
+        except DatabaseError:
+            if len(writers) > 1:  # what the database refuses of one must not hold up the others
+                return all([await self._commit([writer]) for writer in writers])
+            _log.exception("generation %s cannot be written", writers[0].generation_id)
+            accepted = set()
+        for writer, events in taken:
+            if writer.generation_id not in accepted:
+                writer.abort()
+                continue
+            self._publish(writer, events)
+            if writer.status == statuses.get(writer.generation_id):
+                writer.status = None
+        return True
+
+    def _publish(self, writer: Writer, events: list[LoggedEvent]) -> None:
+        self._tails[writer.generation_id].publish(events)
+        writer.stored()
+
+    def _stop(self, generation_id: UUID) -> None:
+        if writer := self._writers.get(generation_id):
+            writer.abort()
+
+    async def _stored(self, generation_id: UUID, after: int) -> list[LoggedEvent]:
+        """What the database has after that number, or else the terminal event if there will be no more."""
+        deadline = time.monotonic() + self.timing.patience_seconds
+        while True:
+            try:
+                rows = await self._rows(generation_id, after)
+                if not rows and (last := await generation_log.terminal_event(self._database, generation_id)):
+                    # It may have ended between the two statements, with more than its terminal event.
+                    rows = await self._rows(generation_id, after) if last.seq > after else [last]
+                return to_events(rows)
+            except DatabaseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(self.timing.retry_seconds)
+
+    async def _rows(self, generation_id: UUID, after: int) -> list[LogRow]:
+        return await generation_log.events(self._database, generation_id, after, self.timing.read_rows)
+
+    async def _wait(self, changed: asyncio.Event | None) -> None:
+        if changed is None:
+            await asyncio.sleep(self.timing.poll_seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), self.timing.poll_seconds)
+
+
+def _merged(events: Iterable[LoggedEvent]) -> Iterable[LoggedEvent]:
+    """The same events, neighbouring deltas of a kind as one."""
+    held: LoggedEvent | None = None
+    for event in events:
+        if held is None:
+            held = event
+        elif (
+            isinstance(held.event, Delta)
+            and isinstance(event.event, Delta)
+            and type(held.event) is type(event.event)
+        ):
+            joined = type(held.event)(held.event.text + event.event.text)
+            held = LoggedEvent(held.generation_id, held.from_seq, event.seq, joined)
+        else:
+            yield held
+            held = event
+    if held is not None:
+        yield held
