@@ -96,13 +96,15 @@ class ChatEngine:
         conversation = await self._conversation(viewer_id, draft)
         route = await self._router.resolve(draft.model or (conversation.model if conversation else None))
         new = self._new_generation(viewer_id, draft, conversation, route)
-        try:
-            generation = await generations.begin(self._database, new)
-        except LookupError as missing:
-            raise ChatError(ErrorCode.NOT_FOUND, f"there is no such {missing.args[0]} of yours") from None
         system_prompt = new.system_prompt or (conversation.system_prompt if conversation else None)
-        self._start(generation, draft, route, system_prompt)
-        return generation
+        beginning = asyncio.create_task(self._begin(new, draft, route, system_prompt))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # The sender is gone. A generation that was stored and not started would keep its lease, and its
+            # conversation its unfinished head, for as long as this process lives.
+            await asyncio.wait({beginning})
+            raise
 
     async def stop(self, viewer_id: str, generation_id: UUID) -> Generation:
         """End a reply and keep its text; one that has ended already stays as it is.
@@ -129,6 +131,16 @@ class ChatEngine:
         if found is None:
             raise ChatError(ErrorCode.NOT_FOUND, f"there is no generation {generation_id} of yours")
         return found
+
+    async def _begin(
+        self, new: NewGeneration, draft: Draft, route: Route, system_prompt: str | None
+    ) -> Generation:
+        try:
+            generation = await generations.begin(self._database, new)
+        except LookupError as missing:
+            raise ChatError(ErrorCode.NOT_FOUND, f"there is no such {missing.args[0]} of yours") from None
+        self._start(generation, draft, route, system_prompt)
+        return generation
 
     async def _conversation(self, viewer_id: str, draft: Draft) -> Conversation | None:
         if draft.conversation_id is None:

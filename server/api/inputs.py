@@ -1,0 +1,90 @@
+"""What clients send."""
+
+from typing import TypeVar
+
+import strawberry
+
+from providers.base import GenerationOptions
+from server.api.ids import to_uuid
+from server.draft import Draft
+from server.events import clean
+
+ValueT = TypeVar("ValueT")
+
+
+def _or_none(value: ValueT | None) -> ValueT | None:
+    """A field that was left out is as good as null."""
+    return None if value is strawberry.UNSET else value
+
+
+@strawberry.input(
+    name="GenerationOptions",
+    description="How the model chooses its words. What is left out is the model's own choice.",
+)
+class OptionsInput:
+    temperature: float | None = strawberry.field(
+        default=strawberry.UNSET, description="From 0, always the likeliest token, to 2."
+    )
+    top_p: float | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="Choose among the likeliest tokens that together have this probability, from 0 to 1.",
+    )
+    top_k: int | None = strawberry.field(
+        default=strawberry.UNSET, description="Choose among this many of the likeliest tokens."
+    )
+    max_tokens: int | None = strawberry.field(
+        default=strawberry.UNSET, description="End the reply after this many tokens; 1024 if left out."
+    )
+    seed: int | None = strawberry.field(
+        default=strawberry.UNSET, description="Makes the choice repeatable, as far as the model allows it."
+    )
+    stop: list[str] | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="End the reply before the first of these strings; it is not part of the text.",
+    )
+
+    def options(self) -> GenerationOptions:
+        return GenerationOptions(
+            temperature=_or_none(self.temperature),
+            top_p=_or_none(self.top_p),
+            top_k=_or_none(self.top_k),
+            max_tokens=_or_none(self.max_tokens),
+            seed=_or_none(self.seed),
+            stop=tuple(clean(text) for text in _or_none(self.stop) or ()),
+        )
+
+
+@strawberry.input(description="A message to send.")
+class MessageInput:
+    message: str = strawberry.field(description="Its text.")
+    model: str | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="Who is to answer, as availableModels names it; without its prefix if that is"
+        " unambiguous. Left out: the conversation's model, or else the default one.",
+    )
+    conversation_id: strawberry.ID | None = strawberry.field(
+        default=strawberry.UNSET, description="The conversation to go on with. Left out: a new one."
+    )
+    parent_id: strawberry.ID | None = strawberry.field(
+        default=strawberry.UNSET, description="The message to follow. Left out: the conversation's head."
+    )
+    system_prompt: str | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="What the model is told before everything else, from this message on.",
+    )
+    options: OptionsInput | None = strawberry.field(
+        default=strawberry.UNSET, description="How the model chooses its words."
+    )
+
+    def draft(self) -> Draft:
+        """Raises ChatError for an id that is none."""
+        model, options = _or_none(self.model), _or_none(self.options)
+        conversation_id, parent_id = _or_none(self.conversation_id), _or_none(self.parent_id)
+        return Draft(
+            text=self.message,
+            model=None if model is None else clean(model),
+            conversation_id=to_uuid(conversation_id, "conversationId") if conversation_id else None,
+            parent_id=to_uuid(parent_id, "parentId") if parent_id else None,
+            system_prompt=_or_none(self.system_prompt),
+            options=options.options() if options else GenerationOptions(),
+        )
