@@ -4,22 +4,21 @@ import importlib.util
 import itertools
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from providers.base import Phase, ProviderEvent, TextDelta
 from providers.huggingface.provider import HuggingFace
 from providers.huggingface.settings import HuggingFaceSettings
 
 DEMO = "SmolLM2-135M-Instruct"
 _DEMO_FILE = f"{DEMO}/{DEMO}.Q4_1.gguf"
 _REPOSITORY = Path(__file__).parents[3]
-
-Serve = Callable[[HuggingFaceSettings], AbstractAsyncContextManager[HuggingFace]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +44,7 @@ def settings(tmp_path: Path, runtime_root: Path) -> HuggingFaceSettings:
         cache_dir=tmp_path / "cache",
         runtime_dir=runtime_root / str(next(_numbers)),
         threads=1,
+        device="cpu",
     )
 
 
@@ -58,17 +58,21 @@ def demo_settings(runtime_root: Path, tmp_path_factory: pytest.TempPathFactory) 
         shutil.copy(demo_file(), models_path / _DEMO_FILE)
     return HuggingFaceSettings(
         models_path=models_path,
-        cache_dir=_REPOSITORY / ".parley/huggingface",
+        cache_dir=_REPOSITORY / ".parley/cache/huggingface",
         runtime_dir=runtime_root / "demo",
         threads=1,
+        device="cpu",
         load_timeout_seconds=60,
     )
 
 
 @pytest.fixture(scope="session")
 async def demo(demo_settings: HuggingFaceSettings) -> AsyncGenerator[HuggingFace]:
-    """The provider with the demo model, shared by tests that do not kill it."""
+    """The provider with the demo model loaded, shared by tests that do not kill it."""
     async with serving(demo_settings) as provider:
+        async with aclosing(provider.load(DEMO)) as phases:
+            async for phase in phases:
+                assert phase.phase is Phase.LOADING_MODEL
         yield provider
 
 
@@ -86,6 +90,13 @@ async def fresh_demo(demo_settings: HuggingFaceSettings) -> AsyncGenerator[Huggi
     """The demo model in a worker of its own, to be killed."""
     async with serving(replace(demo_settings, runtime_dir=demo_settings.runtime_dir / "own")) as provider:
         yield provider
+
+
+async def until_text(events: AsyncGenerator[ProviderEvent, None]) -> None:
+    """Reads as far as the first piece of text."""
+    async for event in events:
+        if isinstance(event, TextDelta):
+            return
 
 
 def demo_file() -> Path:

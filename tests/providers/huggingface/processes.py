@@ -1,7 +1,21 @@
-"""Waiting for the end of processes that are not our children."""
+"""The workers of a provider, and waiting for processes to end."""
 
 import asyncio
 import os
+
+import psutil
+
+from providers.huggingface.settings import HuggingFaceSettings
+
+
+def workers(settings: HuggingFaceSettings) -> list[psutil.Process]:
+    """Those running now that were started with these settings: their command names the socket."""
+    socket = f"{settings.runtime_dir}{os.sep}"
+    return [
+        child
+        for child in psutil.Process().children()
+        if any(argument.startswith(socket) for argument in child.cmdline())
+    ]
 
 
 async def ended(pid: int, within_seconds: float) -> bool:

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from providers.base import ModelState
 from providers.huggingface.catalog import Catalog, ModelFiles
+from providers.huggingface.model_card import read_model_card
 from providers.huggingface.settings import HuggingFaceSettings
 from tests.providers.huggingface.conftest import DEMO
 from tests.providers.huggingface.tiny_models import write_reciter
@@ -74,6 +75,26 @@ def test_a_safetensors_folder_is_described_from_its_files(tmp_path: Path, recite
     assert info.metadata.license == "mine"
     assert info.capabilities.languages == ("en", "fr")
     assert info.capabilities.max_context_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("card", "license_", "languages"),
+    [
+        ("---\nlicense: mit\nlanguage: de\n---\n", "mit", ("de",)),
+        ("---\nlicense: [mit, bsd]\nlanguage:\n- no\n- sv\n---\n", "mit, bsd", ("no", "sv")),
+        ("---\nlicense: other\nlicense_name: own\n---\n", "own", ()),
+        ("---\nlicense: {\n---\n", None, ()),
+        ("---\nlicense: mit\n", None, ()),
+        ("# No front matter\n---\nlicense: mit\n---\n", None, ()),
+        ("", None, ()),
+    ],
+)
+def test_a_model_card_says_what_it_says(
+    tmp_path: Path, card: str, license_: str | None, languages: tuple[str, ...]
+) -> None:
+    (tmp_path / "README.md").write_text(card)
+    said = read_model_card(tmp_path)
+    assert (said.named_license, said.languages) == (license_, languages)
 
 
 def test_names_come_from_folders_and_files(tmp_path: Path, reciter: Path) -> None:

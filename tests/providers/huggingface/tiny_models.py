@@ -37,11 +37,13 @@ def write_reciter(folder: Path, text: str, *, template: str | None = TEMPLATE, w
     return _save(folder, model, tokenizer)
 
 
-def write_babbler(folder: Path, *, window: int = 256) -> Path:
-    """Says what random weights say: any bytes, broken characters among them."""
+def write_babbler(folder: Path, *, window: int = 256, intermediate_size: int = 16) -> Path:
+    """Says what random weights say: any bytes, broken characters among them. A prompt needs 4 bytes of
+    memory for each of its tokens times ``intermediate_size``, and more than once."""
     torch.manual_seed(0)
     tokenizer = byte_tokenizer(TEMPLATE)
-    return _save(folder, LlamaForCausalLM(_config(len(tokenizer), window, hidden_size=32)), tokenizer)
+    config = _config(len(tokenizer), window, hidden_size=32, intermediate_size=intermediate_size)
+    return _save(folder, LlamaForCausalLM(config), tokenizer)
 
 
 def write_gguf_reciter(path: Path, text: str) -> Path:
@@ -58,7 +60,7 @@ def write_gguf_reciter(path: Path, text: str) -> Path:
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_head_count_kv(config.num_attention_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
@@ -66,8 +68,8 @@ def write_gguf_reciter(path: Path, text: str) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token == _END else 1 for token in tokens])
     writer.add_token_merges(["Ġ Ġ"])
-    writer.add_eos_token_id(config.eos_token_id)
-    writer.add_pad_token_id(config.eos_token_id)
+    writer.add_eos_token_id(tokens.index(_END))
+    writer.add_pad_token_id(tokens.index(_END))
     writer.add_chat_template(TEMPLATE)
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in weights.items():
@@ -96,11 +98,11 @@ def byte_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _config(vocabulary: int, window: int, hidden_size: int) -> LlamaConfig:
+def _config(vocabulary: int, window: int, hidden_size: int, intermediate_size: int = 16) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden_size,
-        intermediate_size=16,
+        intermediate_size=intermediate_size,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,

@@ -1,0 +1,1 @@
+"""Local Hugging Face models, each in a child process of its own."""

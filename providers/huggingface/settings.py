@@ -1,0 +1,48 @@
+"""What the local Hugging Face provider is told: folders, device, limits."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingFaceSettings:
+    """``cache_dir`` holds converted weights. ``runtime_dir`` holds the sockets that workers connect to: it
+    belongs to this user alone and its path is short (a socket's path has room for about 100 bytes).
+
+    ``stream_timeout_seconds`` is the longest silence of a stream, ``load_timeout_seconds`` the longest plain
+    load and the longest silence of a conversion. ``max_queued_requests`` is per model. ``environment`` is
+    all that a worker gets of the server's (``child_environment``); ``worker_command`` starts one.
+    """
+
+    models_path: Path
+    cache_dir: Path
+    runtime_dir: Path
+    threads: int
+    device: Device = "auto"
+    precision: Precision = "auto"
+    load_timeout_seconds: float = 30.0
+    stream_timeout_seconds: float = 300.0
+    max_loaded_models: int = 2
+    max_queued_requests: int = 256
+    environment: Mapping[str, str] = field(default_factory=dict)
+    worker_command: tuple[str, ...] = (sys.executable, "-m", "providers.huggingface.worker")
+
+
+def default_threads() -> int:
+    """All cores but one: torch threads beside a busy neighbour are slower than fewer threads alone."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of the server's environment what a worker needs to run, and nothing that could be a secret."""
+    return {name: environ[name] for name in _PASSED_ON if name in environ}
