@@ -1,0 +1,181 @@
+"""Everything there is, built from the settings and put together; nothing else knows all the parts."""
+
+import gc
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.routing import Route, WebSocketRoute
+
+from db.database import Database, DatabaseUnavailable
+from db.embedded import embedded_postgres
+from db.migrations.runner import is_current, migrate
+from providers.huggingface.provider import HuggingFace
+from providers.huggingface.settings import HuggingFaceSettings, default_threads
+from providers.ollama import Ollama, OllamaSettings
+from providers.registry import Registration, Registry
+from providers.reply import ReplyLimits
+from providers.router import Router
+from providers.scripted import Scripted
+from server.api import Context, graphql_app
+from server.chat import ChatEngine
+from server.guard import Guard
+from server.health import health_routes
+from server.settings import Settings, SettingsError, worker_environment
+from server.stream_log import StreamLog
+
+_GRACE_SECONDS = 5.0
+_VIEWER = "local"  # there is no login yet: who may connect is this machine's user
+_SOCKET_FOLDER_BYTES = 64  # a Unix socket's whole path has room for 103 on the narrowest system
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a running server consists of. ``drain`` ends all replies, the long ones as interrupted, and takes
+    no new ones; everything else goes on."""
+
+    database: Database
+    registry: Registry
+    router: Router
+    log: StreamLog
+    engine: ChatEngine
+    drain: Callable[[], Awaitable[None]]
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI application. While its lifespan lasts ``app.state.parts`` has its parts; entering it raises
+    DatabaseError."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_parts(settings) as parts:
+            app.state.parts = parts
+            # What starting has made stays; a full collection that walks it would hold up every stream.
+            gc.collect()
+            gc.freeze()
+            yield
+
+    async def ping() -> None:
+        await app.state.parts.database.ping()
+
+    async def migrated() -> None:
+        if not await is_current(app.state.parts.database):
+            raise DatabaseUnavailable("the database is at another revision than this server")
+
+    def context(_: HTTPConnection) -> Context:
+        parts: Parts = app.state.parts
+        return Context(parts.database, parts.engine, parts.log, parts.registry, parts.router, _VIEWER)
+
+    graphql = graphql_app(context)
+    app = Starlette(
+        routes=[
+            Route("/graphql", graphql, methods=["POST"]),
+            WebSocketRoute("/graphql", graphql),
+            *health_routes({"database": ping, "schema": migrated}),
+        ],
+        middleware=[Middleware(Guard, settings.allowed_hosts, settings.allowed_origins)],
+        lifespan=lifespan,
+    )
+    return app
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Start everything, each part outliving those that need it. Raises DatabaseError."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(database_url(settings))
+        await migrate(url)
+        database = await stack.enter_async_context(Database.open(url))
+        registry = await stack.enter_async_context(open_registry(settings))
+        router = Router(registry, default_provider=settings.default_model_provider)
+        log = await stack.enter_async_context(StreamLog(database, uuid4()).running())
+        chatting = await stack.enter_async_context(AsyncExitStack())
+        engine = ChatEngine(database, router, log)
+        await chatting.enter_async_context(engine.running(grace_seconds=_GRACE_SECONDS))
+        yield Parts(database, registry, router, log, engine, chatting.aclose)
+
+
+@asynccontextmanager
+async def database_url(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the configured Postgres, or else of a private one that runs for as long as it is needed."""
+    if settings.database_url:
+        yield settings.database_url.get_secret_value()
+        return
+    async with embedded_postgres(_data_dir(settings) / "postgres") as url:
+        yield url
+
+
+@asynccontextmanager
+async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
+    """Every enabled provider. Nothing is asked of any of them yet."""
+    with _runtime_folder(_data_dir(settings)) as runtime_dir:
+        registry = Registry(_registrations(settings, runtime_dir))
+        try:
+            yield registry
+        finally:
+            await registry.aclose()
+
+
+def _huggingface(settings: Settings, runtime_dir: Path) -> HuggingFace:
+    return HuggingFace(
+        HuggingFaceSettings(
+            models_path=settings.usable_models_path(),
+            cache_dir=settings.huggingface_cache_dir or settings.data_dir / "cache" / "huggingface",
+            runtime_dir=runtime_dir,
+            threads=settings.huggingface_threads or default_threads(),
+            device=settings.huggingface_device,
+            precision=settings.huggingface_precision,
+            load_timeout_seconds=settings.model_load_timeout_ms / 1000,
+            stream_timeout_seconds=settings.stream_timeout_ms / 1000,
+            max_loaded_models=settings.max_concurrent_models,
+            environment=worker_environment(),
+        )
+    )
+
+
+def _registrations(settings: Settings, runtime_dir: Path) -> list[Registration]:
+    """In priority order; who is not named there comes last."""
+    silence_seconds = settings.stream_timeout_ms / 1000
+    ollama = OllamaSettings(
+        settings.ollama_host.get_secret_value(),
+        first_token_timeout_seconds=silence_seconds,
+        stream_timeout_seconds=silence_seconds,
+    )
+    registrations = [Registration(Ollama(ollama), "ollama")]
+    if settings.huggingface_enabled:
+        registrations.append(Registration(_huggingface(settings, runtime_dir), "hf", ("huggingface",)))
+    if settings.scripted:
+        registrations.append(
+            Registration(Scripted(ReplyLimits(silence_seconds, silence_seconds)), "scripted")
+        )
+    priority: tuple[str, ...] = settings.model_provider_priority
+    return sorted(registrations, key=lambda one: (*priority, one.provider.name).index(one.provider.name))
+
+
+def _data_dir(settings: Settings) -> Path:
+    """Created when missing, for this user alone. Raises SettingsError."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"PARLEY_DATA_DIR is {str(settings.data_dir)!r}: {error.strerror}"
+        raise SettingsError([problem]) from error
+    return settings.data_dir
+
+
+@contextmanager
+def _runtime_folder(data_dir: Path) -> Iterator[Path]:
+    """A folder of this user's alone with a path that is short enough for sockets in it."""
+    folder = data_dir / "run"
+    if len(os.fsencode(folder)) <= _SOCKET_FOLDER_BYTES:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="parley-") as name:
+            yield Path(name)
