@@ -1,16 +1,16 @@
 """kill -9 in mid-answer, of each process there is.
 
-| killed              | the client gets                     | what is stored            | how it comes back     |
-|---------------------|-------------------------------------|---------------------------|-----------------------|
-| the model's process | its text, then GenerationFailed     | that text, FAILED, an     | the next message      |
-|                     | STREAM_BROKEN, retryable; complete  | estimated usage row       | loads the model again |
-| Postgres, all of it | a pause, the rest of the reply,     | everything, COMPLETED     | started again by the  |
-|                     | GenerationCompleted; complete       |                           | server that misses it |
-| one backend of it   | the same                            | the same                  | by Postgres itself    |
-| the server          | a closed socket; from the next one  | what was shown, and at    | joins the Postgres    |
-|                     | what follows its last number, then  | most a commit more;       | that still runs, and  |
-|                     | GenerationFailed INTERRUPTED;       | INTERRUPTED after one     | closes the reply as   |
-|                     | complete                            | lease                     | interrupted           |
+| killed              | the client gets                    | what is stored         | how it comes back     |
+| ------------------- | ---------------------------------- | ---------------------- | --------------------- |
+| the model's process | its text, then GenerationFailed    | that text, FAILED, an  | the next message      |
+|                     | STREAM_BROKEN, retryable; complete | estimated usage row    | loads the model again |
+| Postgres, all of it | a pause, the rest of the reply,    | everything, COMPLETED  | started again by the  |
+|                     | GenerationCompleted; complete      |                        | server that misses it |
+| one backend of it   | the same                           | the same               | by Postgres itself    |
+| the server          | a closed socket; from the next one | what was shown, and at | joins the Postgres    |
+|                     | what follows its last number, then | most a commit more;    | that still runs, and  |
+|                     | GenerationFailed INTERRUPTED;      | INTERRUPTED after one  | closes the reply as   |
+|                     | complete                           | lease                  | interrupted           |
 
 Nothing that was shown is missing from what is stored, in any row.
 """
