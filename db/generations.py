@@ -184,18 +184,20 @@ async def of_messages(database: Database, viewer_id: str, message_ids: Sequence[
     return [Generation(**dict(row)) for row in rows]
 
 
-async def renew(database: Database, owner: UUID, lease_seconds: float) -> list[UUID]:
-    """Prolong the lease of all that this owner runs; return those that somebody asked to stop."""
+async def renew(database: Database, owner: UUID, running: Sequence[UUID], lease_seconds: float) -> list[UUID]:
+    """Prolong the lease of those that this owner still runs; return those that somebody asked to stop."""
     rows = await database.fetch(
         """
         WITH running AS (
-            SELECT id FROM generations WHERE owner = $1 AND finished_at IS NULL ORDER BY id FOR NO KEY UPDATE
+            SELECT id FROM generations WHERE id = ANY($2::uuid[]) AND owner = $1 AND finished_at IS NULL
+            ORDER BY id FOR NO KEY UPDATE
         )
-        UPDATE generations g SET lease_until = now() + make_interval(secs => $2)
+        UPDATE generations g SET lease_until = now() + make_interval(secs => $3)
         FROM running WHERE g.id = running.id
         RETURNING g.id, g.stop_requested_at
         """,
         owner,
+        running,
         lease_seconds,
     )
     return [row["id"] for row in rows if row["stop_requested_at"]]

@@ -37,6 +37,7 @@ from server.stream_log import StreamLog, Writer
 
 _log = logging.getLogger("parley.chat")
 _TITLE_CHARACTERS = 80
+_FAREWELL_SECONDS = 5.0  # that a database which is away holds up the end of the process
 
 
 @dataclass(slots=True)
@@ -245,6 +246,7 @@ class ChatEngine:
             await asyncio.wait(producing, timeout=grace_seconds)
         for running in self._running.values():
             running.interrupt()
+        self._log.give_up_after(_FAREWELL_SECONDS)
 
 
 def _turn(message: Message) -> ChatMessage:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -21,15 +21,25 @@ _CHARACTERS_PER_TOKEN = 4  # the usual rule of thumb for English; used only wher
 
 
 class Leases:
-    """The leases of one process, which the database knows as ``owner``. ``stop`` is called with the id of
-    each of its generations that somebody asked to stop."""
+    """The leases of one process, which the database knows as ``owner``.
+
+    Only what ``running`` names is renewed, so that a generation whose end could not be written falls to
+    whoever can write it. ``stop`` is called with the id of each that somebody asked to stop.
+    """
 
     def __init__(
-        self, database: Database, owner: UUID, *, lease_seconds: float, stop: Callable[[UUID], None]
+        self,
+        database: Database,
+        owner: UUID,
+        *,
+        lease_seconds: float,
+        running: Callable[[], Collection[UUID]],
+        stop: Callable[[UUID], None],
     ) -> None:
         self._database = database
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._running = running
         self._stop = stop
 
     async def keep(self) -> None:
@@ -41,9 +51,7 @@ class Leases:
         contact_since = time.monotonic()
         while True:
             try:
-                for generation_id in await generations.renew(
-                    self._database, self._owner, self._lease_seconds
-                ):
+                for generation_id in await self._renew():
                     self._stop(generation_id)
                 if time.monotonic() - contact_since >= self._lease_seconds:
                     await self.close_abandoned()
@@ -51,6 +59,10 @@ class Leases:
                 _log.warning("leases could not be renewed: %s", error)
                 contact_since = time.monotonic()
             await asyncio.sleep(self._lease_seconds / 4)
+
+    async def _renew(self) -> list[UUID]:
+        running = list(self._running())
+        return await generations.renew(self._database, self._owner, running, self._lease_seconds)
 
     async def close_abandoned(self) -> None:
         """Close every generation whose lease has run out as interrupted, its text kept."""

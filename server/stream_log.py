@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
@@ -41,6 +42,7 @@ class _Tail:
 
     def __init__(self) -> None:
         self._events: deque[LoggedEvent] = deque(maxlen=512)
+        self.is_lost = False  # its writer gave up: what comes next is for another process to write
         self.changed = asyncio.Event()
 
     def publish(self, events: Iterable[LoggedEvent]) -> None:
@@ -123,7 +125,14 @@ class StreamLog:
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
         self._committing = asyncio.Lock()
-        self._leases = Leases(database, owner, lease_seconds=self.timing.lease_seconds, stop=self._stop)
+        self._give_up_at = math.inf
+        self._leases = Leases(
+            database,
+            owner,
+            lease_seconds=self.timing.lease_seconds,
+            running=self._writers.keys,
+            stop=self._stop,
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["StreamLog"]:
@@ -157,6 +166,8 @@ class StreamLog:
             tail = running or tail
             changed = tail.changed if tail else None  # before the read, so that no commit is missed
             events = tail.following(after) if tail else None
+            if tail and tail.is_lost and not events:
+                raise DatabaseUnavailable("the reply's end could not be stored")
             if events is None or (not events and running is None):
                 events = await self._stored(generation_id, after)
             for event in _merged(events):
@@ -176,12 +187,17 @@ class StreamLog:
     async def finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> None:
         deadline = time.monotonic() + self.timing.patience_seconds
         while not await self._try_to_finish(writer, terminal, attempt):
-            if time.monotonic() > deadline:
+            if time.monotonic() > min(deadline, self._give_up_at):
                 _log.error("generation %s ends unrecorded: the database stayed away", writer.generation_id)
+                self._tails[writer.generation_id].is_lost = True
                 break
             await asyncio.sleep(self.timing.retry_seconds)
         del self._writers[writer.generation_id]
         self._tails.pop(writer.generation_id).publish(())
+
+    def give_up_after(self, seconds: float) -> None:
+        """Wait no longer than that for a database that is away: this process is about to end."""
+        self._give_up_at = time.monotonic() + seconds
 
     async def _try_to_finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> bool:
         """False when it is worth another try."""

@@ -1,15 +1,16 @@
 """Written once, read by everybody: what is shown is stored, complete, in order, and ends exactly once."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
 
 from db import conversations, generation_log, generations
-from db.database import Database
+from db.database import Connection, Database, DatabaseUnavailable, Record
 from db.generation_log import LogRow
 from db.usage import Attempt, Usage
 from providers.base import FinishReason, Phase
@@ -52,7 +53,7 @@ class Aborts:
 
 
 async def new_writer(database: Database, log: StreamLog, aborts: Aborts | None = None) -> Writer:
-    generation, started = await begin(database, log.owner)
+    generation, started = await begin(database, log.owner, lease_seconds=log.timing.lease_seconds)
     return log.writer(generation.id, started, aborts or Aborts())
 
 
@@ -257,7 +258,7 @@ async def test_an_abandoned_generation_is_closed_with_its_text(database: Databas
         database, gone, [LogRow(generation.id, 2, '{"kind": "text", "text": "half an ans"}')], {}
     )
     kept, _ = await begin(database, uuid4(), lease_seconds=60)
-    await Leases(database, log.owner, lease_seconds=60, stop=lambda _: None).close_abandoned()
+    await Leases(database, log.owner, lease_seconds=60, running=tuple, stop=lambda _: None).close_abandoned()
 
     seen = await collect(log, generation.id)
     assert_tiles(seen)
@@ -310,3 +311,76 @@ async def test_one_commit_serves_all_streams(database: Database, log: StreamLog)
     for seen in await asyncio.gather(*readers):
         assert_tiles(seen)
         assert text_of(seen) == "".join(f"{number} " for number in range(20))
+
+
+class Away(Database):
+    """A database that cannot be reached while ``is_away``."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database._pool, database._limits)
+        self.is_away = False
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        self._check()
+        async with super().transaction() as connection:
+            yield connection
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        self._check()
+        return await super().fetch(sql, *args)
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise DatabaseUnavailable("it is away")
+
+
+async def test_a_reply_waits_for_the_database(database: Database) -> None:
+    away = Away(database)
+    async with StreamLog(away, uuid4(), QUICK).running() as log:
+        writer = await new_writer(away, log)
+        reader = asyncio.create_task(collect(log, writer.generation_id))
+        away.is_away = True
+        await writer.append(TextDelta("one "))
+        finishing = asyncio.create_task(writer.finish(DONE, attempt()))
+        await asyncio.sleep(5 * QUICK.retry_seconds)
+        assert not finishing.done()
+        away.is_away = False
+        await finishing
+        seen = await reader
+    assert_tiles(seen)
+    assert text_of(seen) == "one "
+
+
+async def test_a_reply_whose_end_cannot_be_stored_is_closed_when_it_can(database: Database) -> None:
+    """No reader waits in silence: it is told that the database is away, and later how the reply ended."""
+    away = Away(database)
+    timing = replace(QUICK, lease_seconds=0.4, patience_seconds=0.1)
+    async with StreamLog(away, uuid4(), timing).running() as log:
+        writer = await new_writer(away, log)
+        reader = asyncio.create_task(collect(log, writer.generation_id))
+        async with aclosing(log.read(writer.generation_id, after=1)) as live:
+            await writer.append(TextDelta("half"))
+            await anext(live)
+        away.is_away = True
+        await writer.finish(DONE, attempt())
+        with pytest.raises(DatabaseUnavailable):
+            await reader
+        away.is_away = False
+        async with asyncio.timeout(10):
+            seen = await collect(log, writer.generation_id)
+    assert_tiles(seen)
+    assert text_of(seen) == "half"
+    assert isinstance(seen[-1].event, Failed)
+    assert seen[-1].event.outcome == "interrupted"
+
+
+async def test_the_end_of_the_process_does_not_wait_for_a_database_that_is_away(database: Database) -> None:
+    away = Away(database)
+    async with StreamLog(away, uuid4(), QUICK).running() as log:
+        writer = await new_writer(away, log)
+        away.is_away = True
+        finishing = asyncio.create_task(writer.finish(DONE, attempt()))
+        log.give_up_after(0.05)
+        async with asyncio.timeout(10):
+            await finishing
