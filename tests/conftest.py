@@ -1,7 +1,8 @@
 """Fixtures that every part of the tests may use: a real Postgres, and a fresh database of it per test."""
 
 import itertools
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -54,3 +55,19 @@ async def database(database_url: str) -> AsyncGenerator[Database]:
 def url_of(url: str, name: str) -> str:
     """The same server and login, another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """A port whose queue is full and where nobody accepts: connecting to it never ends."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for connection in waiting:
+            connection.setblocking(False)
+            connection.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}"
+        for connection in waiting:
+            connection.close()

@@ -127,8 +127,10 @@ def _read(root: Path, candidate: _Candidate) -> ModelFiles | None:
     except NoChatModel as reason:
         logger.info("%s is not listed: %s", candidate.path, reason)
         return None
-    except (DamagedFile, OSError) as error:
+    except DamagedFile as error:
         problem = str(error)
+    except OSError as error:
+        problem = f"{Path(error.filename or candidate.path).name} cannot be read ({error.strerror})"
     info = ModelInfo(
         name=candidate.name,
         source=str(candidate.path),
@@ -153,7 +155,7 @@ def _has_safetensors(files: list[Path]) -> bool:
     """Whether the folder means to be a model; GGUF repositories often carry the original's config.json."""
     suffixes = {path.suffix for path in files}
     has_config = any(path.name == "config.json" for path in files)
-    return has_config and (".safetensors" in suffixes or ".gguf" not in suffixes)
+    return ".safetensors" in suffixes or (has_config and ".gguf" not in suffixes)
 
 
 def _signature(files: list[Path]) -> tuple[tuple[str, int, int], ...]:

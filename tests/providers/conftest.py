@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 
 import hypothesis
@@ -59,22 +59,6 @@ def closed_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
-@pytest.fixture
-def black_hole() -> Iterator[str]:
-    """A port whose queue is full and where nobody accepts: connecting to it never ends."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        address = listener.getsockname()
-        waiting = [socket.socket() for _ in range(4)]
-        for connection in waiting:
-            connection.setblocking(False)
-            connection.connect_ex(address)
-        yield f"http://127.0.0.1:{address[1]}"
-        for connection in waiting:
-            connection.close()
 
 
 @pytest.fixture(scope="session")
