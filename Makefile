@@ -6,15 +6,19 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-NODE := $(shell command -v npm 2>/dev/null)
+NODE := $(shell npm --version >/dev/null 2>&1 && node -e '\
+	const [major, minor] = process.versions.node.split(".").map(Number); \
+	process.exit(major > 20 || (major === 20 && minor >= 19) ? 0 : 1)' && command -v node)
+WEB := server/web
+PAGES := $(WEB)/dist/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test schema clean
+.PHONY: help setup no-pages demo serve test schema clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
-setup: $(INSTALLED) ## install into .venv; afterwards .venv/bin/parley is there
+setup: $(INSTALLED) $(if $(NODE),$(PAGES),no-pages) ## install into .venv, where parley is then, and build the pages
 	@:
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -26,6 +30,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 
+$(PAGES): $(wildcard $(addprefix $(WEB)/,*.json *.ts *.html src/* src/*/*))
+	@echo "Building the pages with Node $$(node --version); the first time takes half a minute."
+	@npm ci --prefix $(WEB) --no-audit --no-fund --loglevel=error
+	@npm run build --prefix $(WEB) --silent -- --logLevel warn
+	@touch $@
+
+no-pages:
+	@[ -e $(PAGES) ] || echo "There will be no pages at / and /graphql: building them needs Node 20.19 or newer, with npm." \
+		"Everything else works; run make setup again once it is there."
+
 demo: setup
 	@$(BIN)/parley pull demo
 
@@ -34,6 +48,7 @@ serve: setup demo ## the server, with a small model to talk to
 
 test: setup demo ## every check, the tests with real parts among them
 	$(if $(NODE),npm ci --prefix tests/node --no-audit --no-fund)
+	$(if $(NODE),npm run check --prefix $(WEB) --silent)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,4 +59,4 @@ schema: setup ## print schema.graphql and db/schema.sql anew
 	$(BIN)/python -m db.schema
 
 clean: ## remove what was installed; models and data stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache tests/node/node_modules
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache tests/node/node_modules $(WEB)/node_modules $(WEB)/dist
