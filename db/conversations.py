@@ -26,6 +26,25 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class NewConversation:
+    id: UUID
+    viewer_id: str
+    title: str
+    system_prompt: str | None
+    model: str | None
+    provider: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationChange:
+    """None leaves what there is; an empty system prompt takes it away."""
+
+    title: str | None = None
+    system_prompt: str | None = None
+    archived: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. While its status is ``generating``, the content is what its log holds so far."""
 
@@ -92,6 +111,46 @@ async def get_many(database: Database, viewer_id: str, ids: Sequence[UUID]) -> l
         ids,
     )
     return [Conversation(**dict(row)) for row in rows]
+
+
+async def create(database: Database, conversation: NewConversation) -> Conversation:
+    """A conversation without messages."""
+    row = await database.fetchrow(
+        f"""
+        INSERT INTO conversations AS c (id, viewer_id, title, system_prompt, model, provider)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        RETURNING {_CONVERSATION}
+        """,
+        conversation.id,
+        conversation.viewer_id,
+        conversation.title,
+        conversation.system_prompt,
+        conversation.model,
+        conversation.provider,
+    )
+    assert row is not None  # noqa: S101 - an INSERT without a condition returns its row
+    return Conversation(**dict(row))
+
+
+async def update(
+    database: Database, viewer_id: str, conversation_id: UUID, change: ConversationChange
+) -> Conversation | None:
+    """The conversation as it is then; None where there is none."""
+    row = await database.fetchrow(
+        f"""
+        UPDATE conversations c
+        SET title = coalesce($3, title), system_prompt = nullif(coalesce($4, system_prompt), ''),
+            archived = coalesce($5, archived), updated_at = now()
+        WHERE c.viewer_id = $1 AND c.id = $2
+        RETURNING {_CONVERSATION}
+        """,
+        viewer_id,
+        conversation_id,
+        change.title,
+        change.system_prompt,
+        change.archived,
+    )
+    return Conversation(**dict(row)) if row else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,12 @@ def connecting() -> Iterator[None]:
     try:
         with translated():
             yield
-    except ValueError as error:
-        raise DatabaseMisconfigured(f"the database's URL cannot be understood: {error}") from error
+    except ValueError:
+        # The driver's words quote the URL, and with it pieces of its password.
+        raise DatabaseMisconfigured(
+            "the database's URL cannot be understood; it is postgresql://user:password@host:5432/database, "
+            "with / ? # @ in the password written as %2F %3F %23 %40"
+        ) from None
 
 
 def _translation(error: Exception) -> DatabaseError:

@@ -31,7 +31,7 @@ class Generation:
 @dataclass(frozen=True, slots=True)
 class NewGeneration:
     """Everything that one send stores. ``parent_id`` None hangs the message on the conversation's head;
-    ``title`` None says that the conversation exists already."""
+    ``title`` is for a conversation that begins here, or has none yet."""
 
     id: UUID
     viewer_id: str
@@ -39,7 +39,8 @@ class NewGeneration:
     user_message_id: UUID
     message_id: UUID
     parent_id: UUID | None
-    title: str | None
+    begins_conversation: bool
+    title: str
     system_prompt: str | None
     text: str
     model: str
@@ -63,10 +64,8 @@ async def begin(database: Database, new: NewGeneration) -> Generation:
     or the parent is not there.
     """
     async with database.transaction() as connection:
-        if new.title is None:
-            parent_id = await _hang_on(connection, new)
-        else:
-            parent_id = None
+        parent_id = None
+        if new.begins_conversation:
             await connection.execute(
                 "INSERT INTO conversations (id, viewer_id, title, system_prompt) VALUES ($1, $2, $3, $4)",
                 new.conversation_id,
@@ -74,6 +73,8 @@ async def begin(database: Database, new: NewGeneration) -> Generation:
                 new.title,
                 new.system_prompt,
             )
+        else:
+            parent_id = await _hang_on(connection, new)
         await _insert_messages(connection, new, parent_id)
         row = await connection.fetchrow(
             f"""
@@ -141,7 +142,7 @@ async def _insert_messages(connection: Connection, new: NewGeneration, parent_id
         """
         UPDATE conversations
         SET head_id = $2, model = $3, provider = $4, system_prompt = coalesce($5, system_prompt),
-            updated_at = now()
+            title = CASE title WHEN '' THEN $6 ELSE title END, updated_at = now()
         WHERE id = $1
         """,
         new.conversation_id,
@@ -149,6 +150,7 @@ async def _insert_messages(connection: Connection, new: NewGeneration, parent_id
         new.model,
         new.provider,
         new.system_prompt,
+        new.title,
     )
 
 
@@ -184,8 +186,10 @@ async def of_messages(database: Database, viewer_id: str, message_ids: Sequence[
     return [Generation(**dict(row)) for row in rows]
 
 
-async def renew(database: Database, owner: UUID, running: Sequence[UUID], lease_seconds: float) -> list[UUID]:
-    """Prolong the lease of those that this owner still runs; return those that somebody asked to stop."""
+async def renew(
+    database: Database, owner: UUID, running: Sequence[UUID], lease_seconds: float
+) -> dict[UUID, bool]:
+    """Prolong the lease of those that are still this owner's, and say of each whether it is asked to stop."""
     rows = await database.fetch(
         """
         WITH running AS (
@@ -194,13 +198,13 @@ async def renew(database: Database, owner: UUID, running: Sequence[UUID], lease_
         )
         UPDATE generations g SET lease_until = now() + make_interval(secs => $3)
         FROM running WHERE g.id = running.id
-        RETURNING g.id, g.stop_requested_at
+        RETURNING g.id, g.stop_requested_at IS NOT NULL AS is_to_stop
         """,
         owner,
         running,
         lease_seconds,
     )
-    return [row["id"] for row in rows if row["stop_requested_at"]]
+    return {row["id"]: row["is_to_stop"] for row in rows}
 
 
 async def request_stop(database: Database, viewer_id: str, generation_id: UUID) -> None:

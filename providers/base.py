@@ -183,6 +183,31 @@ class Provider(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """``memory_bytes`` is what it takes, ``leases`` how many use it now, each where the provider knows."""
+
+    name: str
+    memory_bytes: int | None = None
+    leases: int | None = None
+
+
+@runtime_checkable
+class ModelHost(Protocol):
+    """A provider that holds models in memory. Raises only ``ProviderError``."""
+
+    def load(self, model: str) -> AsyncGenerator[PhaseChanged, None]:
+        """Have the model ready to answer, and say what that is at. Closed early, the load may be given up."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Take the model out of memory; one that is not there stays so. Ends no reply: raises InUse, or
+        leaves the unloading to the end of the last one."""
+        ...
+
+    async def loaded(self) -> list[LoadedModel]: ...
+
+
 @runtime_checkable
 class ModelFinder(Protocol):
     """A provider with rules of its own for what a name means. Without it a name means the listed model of

@@ -7,6 +7,7 @@
     ├── Overloaded           busy now, perhaps not later (retry_after_seconds)
     ├── OutOfMemory
     ├── LoadFailed           the model's own files cannot be used
+    ├── InUse                the model cannot be unloaded while somebody uses it
     ├── ModelNotFound
     ├── CapabilityMissing
     ├── StreamBroken         the reply began and did not reach its terminal marker
@@ -82,6 +83,10 @@ class OutOfMemory(ProviderError):
 class LoadFailed(ProviderError):
     next_candidate = NextCandidate.YES
     breaker = Breaker.MODEL
+
+
+class InUse(ProviderError):
+    pass
 
 
 class ModelNotFound(ProviderError):

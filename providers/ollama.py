@@ -6,8 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +15,7 @@ from providers.base import (
     ChatRequest,
     Finished,
     FinishReason,
+    LoadedModel,
     ModelCapabilities,
     ModelInfo,
     ModelMetadata,
@@ -36,10 +36,25 @@ from providers.errors import (
     ProviderError,
 )
 from providers.http import HttpFailure, Upstream, error_class, error_text, read_lines
+from providers.ollama_wire import (
+    ANYTHING,
+    CHUNK,
+    SHOW,
+    TAGS,
+    VERSION,
+    Chat,
+    Chunk,
+    Keep,
+    Options,
+    Show,
+    Tag,
+    Turn,
+)
 from providers.reply import ReplyLimits, complete_reply
 
 DETAIL_REQUESTS = 8
 MAX_LICENSE_CHARACTERS = 80
+_POLL_SECONDS = 0.05
 
 T = TypeVar("T")
 
@@ -68,7 +83,7 @@ def host_url(host: str) -> str:
     text = host.strip()
     scheme, separator, rest = text.partition("://") if "://" in text else ("http", "", text)
     expected = f"expected host, host:port or http(s)://host:port, not {text.rpartition('@')[2]!r}"
-    if scheme not in ("http", "https") or any(c.isspace() or c in "?#\\" for c in rest):
+    if scheme not in ("http", "https") or any(not c.isprintable() or c in " ?#\\" for c in rest):
         raise ValueError(expected)
     address, slash, path = rest.partition("/")
     if _is_address(address.strip("[]")) and ":" in address:
@@ -110,7 +125,7 @@ class Ollama:
             connect_timeout_seconds=settings.connect_timeout_seconds,
             classify=_classify,
         )
-        self._details: dict[str, _Show] = {}  # by digest: what a digest names never changes
+        self._details: dict[str, Show] = {}  # by digest: what a digest names never changes
 
     @property
     def name(self) -> str:
@@ -122,7 +137,7 @@ class Ollama:
     async def models(self) -> list[ModelInfo]:
         """Every model that can chat. Details and states that cannot be had in time are missing, no more."""
         deadline = asyncio.get_running_loop().time() + self._settings.list_timeout_seconds
-        tags = (await self._fetch("GET", "/api/tags", _TAGS)).models or []
+        tags = (await self._fetch("GET", "/api/tags", TAGS)).models or []
         loaded: set[str] = set()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
@@ -137,8 +152,25 @@ class Ollama:
         by_name = {info.name: info for info in listed}
         return by_name.get(name) or by_name.get(f"{name}:latest")
 
+    async def load(self, model: str) -> AsyncGenerator[PhaseChanged, None]:
+        yield PhaseChanged(Phase.LOADING_MODEL)
+        await self._keep(Keep(model), self._settings.first_token_timeout_seconds)
+
+    async def unload(self, model: str) -> None:
+        """Ollama ends the replies that it is at first. One that answers at once is not done at once: what
+        it reports is awaited for a while."""
+        await self._keep(Keep(model, keep_alive=0), self._settings.list_timeout_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.list_timeout_seconds):
+                while any(loaded.name == model for loaded in await self.loaded()):  # noqa: ASYNC110 - no bell
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    async def loaded(self) -> list[LoadedModel]:
+        running = (await self._fetch("GET", "/api/ps", TAGS)).models or ()
+        return [LoadedModel(model.name, memory_bytes=model.size) for model in running]
+
     async def check(self) -> None:
-        await self._fetch("GET", "/api/version", _VERSION)
+        await self._fetch("GET", "/api/version", VERSION)
 
     async def aclose(self) -> None:
         await self._upstream.aclose()
@@ -148,9 +180,9 @@ class Ollama:
         body = self._upstream.stream("POST", "/api/chat", _chat_body(request))
         async with aclosing(read_lines(body, self._upstream.label)) as lines:
             async for line in lines:
-                if b'"error"' in line and (text := error_text(self._upstream.decode(line, _ANYTHING))):
+                if b'"error"' in line and (text := error_text(self._upstream.decode(line, ANYTHING))):
                     raise self._upstream.error(HttpFailure(500, text))
-                for event in _events(self._upstream.decode(line, _CHUNK)):
+                for event in _events(self._upstream.decode(line, CHUNK)):
                     yield event
 
     async def _fetch(self, method: str, path: str, decoder: msgspec.json.Decoder[T], body: bytes = b"") -> T:
@@ -158,11 +190,15 @@ class Ollama:
         data = await self._upstream.fetch(method, path, body, timeout_seconds=timeout_seconds)
         return self._upstream.decode(data, decoder)
 
+    async def _keep(self, order: Keep, timeout_seconds: float) -> None:
+        body = msgspec.json.encode(order)
+        await self._upstream.fetch("POST", "/api/generate", body, timeout_seconds=timeout_seconds)
+
     async def _note_loaded(self, loaded: set[str]) -> None:
         with suppress(ProviderError):
-            loaded.update(model.name for model in (await self._fetch("GET", "/api/ps", _TAGS)).models or ())
+            loaded.update(model.name for model in await self.loaded())
 
-    async def _learn(self, tags: Sequence["_Tag"]) -> None:
+    async def _learn(self, tags: Sequence[Tag]) -> None:
         unknown = {tag.digest: tag.name for tag in tags if tag.digest not in self._details}
         slots = asyncio.Semaphore(DETAIL_REQUESTS)
 
@@ -170,15 +206,15 @@ class Ollama:
             async with slots:
                 with suppress(ProviderError):
                     body = msgspec.json.encode({"model": name})
-                    self._details[digest] = await self._fetch("POST", "/api/show", _SHOW, body)
+                    self._details[digest] = await self._fetch("POST", "/api/show", SHOW, body)
 
         async with asyncio.TaskGroup() as group:
             for digest, name in unknown.items():
                 group.create_task(learn(digest, name))
 
-    def _info(self, tag: "_Tag", loaded: bool) -> ModelInfo | None:
+    def _info(self, tag: Tag, loaded: bool) -> ModelInfo | None:
         """``None`` for a model that cannot chat: one that only embeds, for example."""
-        show = self._details.get(tag.digest, _Show())
+        show = self._details.get(tag.digest, Show())
         can = show.capabilities if show.capabilities is not None else tag.capabilities
         if can is not None and "completion" not in can:
             return None
@@ -250,7 +286,7 @@ def _classify(failure: HttpFailure) -> type[ProviderError]:
     return next((error for piece, error in _BY_TEXT if piece in said), error_class(failure))
 
 
-def _events(chunk: "_Chunk") -> Iterator[ProviderEvent]:
+def _events(chunk: Chunk) -> Iterator[ProviderEvent]:
     if chunk.message.thinking:
         yield ReasoningDelta(chunk.message.thinking)
     if chunk.message.content:
@@ -264,10 +300,10 @@ def _events(chunk: "_Chunk") -> Iterator[ProviderEvent]:
 def _chat_body(request: ChatRequest) -> bytes:
     options = request.options
     return msgspec.json.encode(
-        _Chat(
+        Chat(
             model=request.model,
-            messages=[_Turn(message.role, message.content) for message in request.messages],
-            options=_Options(
+            messages=[Turn(message.role, message.content) for message in request.messages],
+            options=Options(
                 temperature=options.temperature,
                 top_p=options.top_p,
                 top_k=options.top_k,
@@ -277,74 +313,3 @@ def _chat_body(request: ChatRequest) -> bytes:
             ),
         )
     )
-
-
-class _Options(msgspec.Struct, omit_defaults=True, frozen=True):
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    num_predict: int | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-
-class _Turn(msgspec.Struct, frozen=True):
-    role: str
-    content: str
-
-
-class _Chat(msgspec.Struct, frozen=True):
-    model: str
-    messages: list[_Turn]
-    options: _Options
-    stream: bool = True
-
-
-class _Message(msgspec.Struct, frozen=True):
-    content: str | None = None
-    thinking: str | None = None
-
-
-class _Chunk(msgspec.Struct, frozen=True):
-    message: _Message = _Message()
-    done: bool = False
-    done_reason: str | None = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
-
-
-class _TagDetails(msgspec.Struct, frozen=True):
-    family: str | None = None
-    parameter_size: str | None = None
-    quantization_level: str | None = None
-    context_length: int | None = None
-
-
-class _Tag(msgspec.Struct, frozen=True):
-    name: str
-    digest: str = ""
-    size: int | None = None
-    modified_at: datetime | None = None
-    details: _TagDetails = _TagDetails()
-    capabilities: list[str] | None = None
-
-
-class _Tags(msgspec.Struct, frozen=True):
-    models: list[_Tag] | None = None
-
-
-class _Show(msgspec.Struct, frozen=True):
-    license: str | None = None
-    model_info: dict[str, Any] | None = None
-    capabilities: list[str] | None = None
-
-
-class _Version(msgspec.Struct, frozen=True):
-    version: str
-
-
-_ANYTHING = msgspec.json.Decoder[Any](Any)
-_CHUNK = msgspec.json.Decoder(_Chunk)
-_TAGS = msgspec.json.Decoder(_Tags)
-_SHOW = msgspec.json.Decoder(_Show)
-_VERSION = msgspec.json.Decoder(_Version)

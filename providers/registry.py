@@ -19,11 +19,21 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """``prefix`` is what stands before a model's name (``hf:``); an alias is taken as well, never given."""
+    """``prefix`` is what stands before a model's name (``hf:``); an alias is taken as well, never given.
+
+    A provider that is not ``enabled``, or lacks something that it has to be told (``configured``), is known
+    by its name and asked for nothing.
+    """
 
     provider: Provider
     prefix: str
     aliases: tuple[str, ...] = ()
+    enabled: bool = True
+    configured: bool = True
+
+    @property
+    def in_use(self) -> bool:
+        return self.enabled and self.configured
 
     def full_name(self, model: str) -> str:
         return f"{self.prefix}:{model}"
@@ -37,7 +47,8 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the latest request for a provider's list showed. ``last_error`` outlives a recovery."""
+    """What asking a provider for its list, and whether it would answer, showed the last time.
+    ``last_error`` outlives a recovery."""
 
     status: HealthStatus = HealthStatus.UNKNOWN
     last_error: str | None = None
@@ -57,7 +68,8 @@ class Registry:
     """Every provider under its name, in priority order, with its latest list.
 
     A list is asked for by one task per provider, however many wait for it, and for at most
-    ``list_timeout_seconds``. It is taken as it is for ``max_age_seconds``.
+    ``list_timeout_seconds``. It is taken as it is for ``max_age_seconds``; later a new one is asked for, and
+    awaited for ``grace_seconds`` before the older one has to do. ``listed`` is set at each list that comes.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class Registry:
         *,
         list_timeout_seconds: float = 2.0,
         max_age_seconds: float = 10.0,
+        grace_seconds: float = 0.02,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._by_name = {registration.provider.name: registration for registration in registrations}
@@ -81,6 +94,8 @@ class Registry:
         self._listings = {name: _Listing() for name in self._by_name}
         self._list_timeout_seconds = list_timeout_seconds
         self._max_age = timedelta(seconds=max_age_seconds)
+        self._grace_seconds = grace_seconds
+        self.listed = asyncio.Event()
         self._now = now
 
     def __iter__(self) -> Iterator[Registration]:
@@ -103,17 +118,26 @@ class Registry:
         """The latest list, whatever its age; asks nobody."""
         return self._listings[provider].models
 
+    def recall(self, provider: str, models: Sequence[ModelInfo]) -> None:
+        """Take this list, known from earlier, until the provider gives one."""
+        self._listings[provider].models = tuple(models)
+
     async def models(self, provider: str, *, refresh: bool = False) -> tuple[ModelInfo, ...]:
         """The provider's list, asked for anew if it is old; where that fails the last one there was.
 
-        A provider that is known to be down is asked again too, but nobody waits for it unless ``refresh``
-        says so. Raises nothing but KeyError for a name that is not registered.
+        One that was asked before delays nobody for longer than the grace, one that is known to be down not
+        at all, unless ``refresh`` says so. Empty for a provider that is not in use. Raises nothing but
+        KeyError for a name that is not registered.
         """
         listing = self._listings[provider]
-        if refresh or not self._is_fresh(listing.health):
+        if not self._by_name[provider].in_use:
+            return ()
+        if refresh or listing.health.status is HealthStatus.UNKNOWN:
+            await asyncio.shield(self._refreshing(provider))
+        elif not self._is_fresh(listing.health):
             task = self._refreshing(provider)
-            if refresh or listing.health.status is not HealthStatus.DOWN:
-                await asyncio.shield(task)
+            if listing.health.status is HealthStatus.UP:
+                await asyncio.wait({task}, timeout=self._grace_seconds)
         return listing.models
 
     async def all_models(self, *, refresh: bool = False) -> list[tuple[Registration, ModelInfo]]:
@@ -152,7 +176,7 @@ class Registry:
         error: str | None
         try:
             async with asyncio.timeout(self._list_timeout_seconds):
-                listing.models = tuple(await self._by_name[provider].provider.models())
+                await self._ask(provider)
             error = None
         except TimeoutError:
             error = f"{provider} did not list its models within {self._list_timeout_seconds:g} s"
@@ -171,3 +195,14 @@ class Registry:
             _log.warning("provider %s is down: %s", provider, error)
         elif error is None and previous.status is HealthStatus.DOWN:
             _log.info("provider %s is up again", provider)
+
+    async def _ask(self, name: str) -> None:
+        """A list may come from a provider that would not answer, and the other way round: both count."""
+        provider = self._by_name[name].provider
+        checked, listed = await asyncio.gather(provider.check(), provider.models(), return_exceptions=True)
+        if isinstance(listed, BaseException):
+            raise listed
+        self._listings[name].models = tuple(listed)
+        self.listed.set()
+        if checked is not None:
+            raise checked

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from providers.base import ChatRequest, ModelFinder, ModelInfo, ProviderEvent
-from providers.errors import ModelNotFound
+from providers.base import ChatRequest, ModelFinder, ModelHost, ModelInfo, ModelState, ProviderEvent
+from providers.errors import CapabilityMissing, ModelNotFound
 from providers.registry import HealthStatus, Registration, Registry
 
 
@@ -47,6 +47,13 @@ class Router:
         owner = self._registry[route.provider_name]
         return owner.provider.stream(replace(request, model=route.model))
 
+    def host(self, route: Route) -> ModelHost:
+        """Who holds the route's model in memory. Raises CapabilityMissing where nobody does."""
+        provider = self._registry[route.provider_name].provider
+        if not isinstance(provider, ModelHost):
+            raise CapabilityMissing(f"{route.provider_name} holds no models in memory: they always answer")
+        return provider
+
     async def _owned(self, owner: Registration, model: str) -> Route:
         if self._find(owner, model) is None:
             await self._registry.models(owner.provider.name, refresh=True)
@@ -67,19 +74,24 @@ class Router:
 
     async def _unnamed(self) -> Route:
         default = self._registry.get(self._default_provider)
-        others = [owner for owner in self._registry if owner is not default]
-        for owner in [default, *others] if default is not None else others:
+        for owner in sorted(self._in_use(), key=lambda owner: owner is not default):
             models = await self._registry.models(owner.provider.name)
             if self._is_down(owner):
                 continue
             preferred = self._default_model if owner is default else None
             info = self._find(owner, preferred) if preferred else None
-            if info or models:
-                return _route(owner, (info or models[0]).name)
-        states = "; ".join(f"{owner.provider.name}: {self._state(owner)}" for owner in self._registry)
+            info = info or next((model for model in models if model.state is not ModelState.FAILED), None)
+            if info:
+                return _route(owner, info.name)
+        states = "; ".join(f"{owner.provider.name}: {self._state(owner)}" for owner in self._in_use())
         raise ModelNotFound(f"no model is available: install one or start its provider ({states})")
 
     def _settled(self, owner: Registration, model: str) -> Route:
+        if not owner.in_use:
+            why = "is not configured" if owner.enabled else "is disabled"
+            raise ModelNotFound(
+                f"{owner.provider.name} {why} on this server, and with it its model {model!r}"
+            )
         info = self._find(owner, model)
         if info is not None:
             return _route(owner, info.name)
@@ -88,7 +100,7 @@ class Router:
         raise ModelNotFound(f"{owner.provider.name} has no model {model!r}")
 
     def _listed(self, model: str) -> Route | None:
-        for owner in self._registry:
+        for owner in self._in_use():
             info = None
             with suppress(ModelNotFound):
                 info = self._find(owner, model)
@@ -102,8 +114,11 @@ class Router:
             return owner.provider.find(model, listed)
         return next((info for info in listed if info.name == model), None)
 
+    def _in_use(self) -> list[Registration]:
+        return [owner for owner in self._registry if owner.in_use]
+
     def _never_asked(self) -> list[str]:
-        names = (owner.provider.name for owner in self._registry)
+        names = (owner.provider.name for owner in self._in_use())
         return [name for name in names if self._registry.health(name).status is HealthStatus.UNKNOWN]
 
     def _is_down(self, owner: Registration) -> bool:

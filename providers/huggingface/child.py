@@ -1,6 +1,8 @@
 """A child process: started apart from the terminal, its last words kept, its end certain."""
 
 import asyncio
+import os
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
@@ -58,6 +60,9 @@ class Child:
             with suppress(ProcessLookupError):
                 self._process.kill()
             raise
+        with suppress(ProcessLookupError):
+            # What it left behind would hold its standard error, and with it this wait.
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self.silenced
         return return_code
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from providers.errors import ProviderError, Unavailable
+from providers.errors import InUse, ProviderError, Unavailable
 from providers.huggingface.catalog import ModelFiles
 from providers.huggingface.pulse import Pulse
 from providers.huggingface.settings import HuggingFaceSettings
@@ -54,6 +54,19 @@ class WorkerPool:
             if worker.leases == 0 and worker.loaded is None:
                 self._end(worker, "nobody waits for it any more")
             self._changed.beat()
+
+    def loaded(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers.values() if worker.loaded and worker.error is None]
+
+    async def unload(self, name: str) -> None:
+        """Returns when the model's process is gone, or there is none. Raises InUse."""
+        worker = self.get(name)
+        if worker is not None:
+            if worker.leases:
+                raise InUse(f"The model {name} is in use; stop its replies first, or wait for their end.")
+            self._end(worker, "somebody asked for that")
+        if (task := self._tasks.get(name)) is not None:
+            await asyncio.wait({task})
 
     async def aclose(self) -> None:
         """Returns when every process is gone."""

@@ -1,7 +1,6 @@
 """Local Hugging Face models as a provider; torch and transformers are only in the workers."""
 
 import asyncio
-import logging
 import math
 import os
 from collections.abc import AsyncGenerator
@@ -11,6 +10,7 @@ from dataclasses import replace
 from providers.base import (
     ChatRequest,
     GenerationOptions,
+    LoadedModel,
     ModelInfo,
     ModelState,
     Phase,
@@ -27,8 +27,6 @@ from providers.huggingface.worker_process import NotStarted
 _MAX_NAME_CHARACTERS = 200
 _SEED_RANGE = range(-(2**63), 2**63)
 
-logger = logging.getLogger(__name__)
-
 
 class HuggingFace:
     name = "huggingface"
@@ -37,7 +35,6 @@ class HuggingFace:
         self._settings = settings
         self._catalog = Catalog(settings.models_path)
         self._pool = WorkerPool(settings)
-        self._scan_problem: str | None = None
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
         """A request that was still queued when its worker died gets one more worker; one that had been
@@ -63,6 +60,13 @@ class HuggingFace:
             async for phase in phases:
                 yield phase
 
+    async def unload(self, model: str) -> None:
+        """Returns when its memory is free. Raises InUse."""
+        await self._pool.unload(model)
+
+    async def loaded(self) -> list[LoadedModel]:
+        return [LoadedModel(worker.model.name, leases=worker.leases) for worker in self._pool.loaded()]
+
     async def models(self) -> list[ModelInfo]:
         return [self._with_state(files) for files in (await self._scan()).values()]
 
@@ -70,9 +74,7 @@ class HuggingFace:
         try:
             await asyncio.to_thread(os.listdir, self._settings.models_path)
         except OSError as error:
-            raise Unavailable(
-                f"The models path {error.filename} cannot be read: {error.strerror}."
-            ) from error
+            raise _unreadable(error) from error
 
     async def status(self, model: str) -> Status:
         """What the model's worker says about itself. Raises ModelNotFound if there is none."""
@@ -97,7 +99,7 @@ class HuggingFace:
                     yield event
 
     async def _find(self, name: str) -> ModelFiles:
-        """Raises ModelNotFound, and LoadFailed for files that are known to be unusable."""
+        """Raises ModelNotFound, LoadFailed for files that are known to be unusable, and Unavailable."""
         if (worker := self._pool.get(name)) is not None:
             return worker.model
         files = (await self._scan()).get(name)
@@ -108,16 +110,11 @@ class HuggingFace:
         return files
 
     async def _scan(self) -> dict[str, ModelFiles]:
-        """Empty when the models path cannot be read; ``check`` says so, and the log once."""
+        """Raises Unavailable when the models path cannot be read."""
         try:
-            models = await asyncio.to_thread(self._catalog.scan)
+            return await asyncio.to_thread(self._catalog.scan)
         except OSError as error:
-            if str(error) != self._scan_problem:
-                logger.warning("The models path cannot be read: %s", error)
-            self._scan_problem = str(error)
-            return {}
-        self._scan_problem = None
-        return models
+            raise _unreadable(error) from error
 
     def _with_state(self, files: ModelFiles) -> ModelInfo:
         if files.problem is not None:
@@ -127,6 +124,10 @@ class HuggingFace:
         if (failure := self._pool.failures.get(files.name)) is not None:
             return replace(files.info, state=ModelState.FAILED, description=failure.message)
         return files.info
+
+
+def _unreadable(error: OSError) -> Unavailable:
+    return Unavailable(f"The models path {error.filename} cannot be read: {error.strerror}.")
 
 
 def _check(options: GenerationOptions) -> None:

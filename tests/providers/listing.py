@@ -11,12 +11,14 @@ def info(name: str) -> ModelInfo:
 
 
 class ListingProvider:
-    """``error`` is raised instead of listing; while ``gate`` is shut a list waits. Replies name it."""
+    """``error`` is raised instead of listing, ``check_error`` by a check; while ``gate`` is shut a list
+    waits. Replies name it."""
 
     def __init__(self, name: str, *models: str) -> None:
         self.name = name
         self.listed = [info(model) for model in models]
         self.error: Exception | None = None
+        self.check_error: Exception | None = None
         self.close_error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -35,8 +37,8 @@ class ListingProvider:
         return self.listed
 
     async def check(self) -> None:
-        if self.error:
-            raise self.error
+        if self.check_error:
+            raise self.check_error
 
     async def aclose(self) -> None:
         self.closed = True

@@ -19,6 +19,7 @@ from providers.base import (
     Finished,
     FinishReason,
     GenerationOptions,
+    LoadedModel,
     ModelInfo,
     ModelState,
     ModelType,
@@ -30,7 +31,7 @@ from providers.base import (
     TextDelta,
     UsageReport,
 )
-from providers.errors import ModelNotFound, ProviderError, StreamBroken, Unavailable
+from providers.errors import LoadFailed, ModelNotFound, ProviderError, StreamBroken, Unavailable
 from providers.http import Upstream
 from providers.ollama import Ollama, OllamaSettings, host_url, parameter_count
 from tests.providers.conftest import chat, collect, outcome, text_of
@@ -397,6 +398,7 @@ def test_host_url(host: str, url: str) -> None:
         "x:99999",
         "a b",
         "x?y",
+        "\x1b@",
         "x#y",
         "a..b",
         "x" * 64,
@@ -567,3 +569,53 @@ async def test_real_fault_in_mid_reply(
         assert type(error) is StreamBroken
         assert says in error.message
         await provider.aclose()
+
+
+async def load(provider: Ollama, model: str) -> list[PhaseChanged]:
+    async with aclosing(provider.load(model)) as phases:
+        return [phase async for phase in phases]
+
+
+async def test_loading_and_unloading_are_requests_without_a_prompt(server: ReplayServer) -> None:
+    server.answers["/api/generate"] = (answer({"done": True, "done_reason": "load"}),)
+    server.answers["/api/ps"] = (answer({"models": [{"name": "other", "size": 7}]}),)
+    provider = Ollama(OllamaSettings(server.url))
+    assert await load(provider, "m") == [PhaseChanged(Phase.LOADING_MODEL)]
+    await provider.unload("m")
+    assert await provider.loaded() == [LoadedModel("other", memory_bytes=7)]
+    bodies = [json.loads(request.body) for request in server.received if request.path == "/api/generate"]
+    assert bodies == [{"model": "m", "stream": False}, {"model": "m", "stream": False, "keep_alive": 0}]
+    await provider.aclose()
+
+
+async def test_unloading_waits_only_a_while_for_what_is_still_used(server: ReplayServer) -> None:
+    server.answers["/api/generate"] = (answer({"done": True, "done_reason": "unload"}),)
+    server.answers["/api/ps"] = (answer({"models": [{"name": "m"}]}),)
+    provider = Ollama(OllamaSettings(server.url, list_timeout_seconds=0.2))
+    async with asyncio.timeout(1):
+        await provider.unload("m")
+    assert server.paths().count("/api/ps") > 1
+    await provider.aclose()
+
+
+async def test_a_model_that_cannot_be_loaded(server: ReplayServer) -> None:
+    said = {"error": "unable to load model: /models/blobs/sha256-1"}
+    server.answers["/api/generate"] = (answer(said, status=500),)
+    provider = Ollama(OllamaSettings(server.url))
+    with pytest.raises(LoadFailed, match="unable to load model"):
+        await load(provider, "m")
+    await provider.aclose()
+
+
+async def test_real_load_and_unload(ollama: Ollama) -> None:
+    async def loaded() -> set[str]:
+        return {model.name for model in await ollama.loaded()}
+
+    await ollama.unload("smollm2:135m")  # the same weights, which are in memory under one name
+    await load(ollama, "smollm2:second")
+    assert "smollm2:second" in await loaded()
+    await ollama.unload("smollm2:second")
+    assert "smollm2:second" not in await loaded()
+    for order in (load(ollama, "nothing:here"), ollama.unload("nothing:here")):
+        with pytest.raises(ModelNotFound, match="nothing:here"):
+            await order

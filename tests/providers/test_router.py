@@ -3,7 +3,7 @@
 import pytest
 
 from providers.base import TextDelta
-from providers.errors import ModelNotFound, Unavailable
+from providers.errors import CapabilityMissing, ModelNotFound, Unavailable
 from providers.ollama import Ollama, OllamaSettings
 from providers.registry import Registration, Registry
 from providers.reply import ReplyLimits
@@ -165,3 +165,44 @@ async def test_stream_asks_the_provider_of_the_route(router: Router) -> None:
     route = await router.resolve("hf:SmolLM2")
     events = await collect(router.stream(route, chat("whatever was asked for")))
     assert events[0] == TextDelta("huggingface/SmolLM2")
+
+
+@pytest.mark.parametrize(
+    ("enabled", "configured", "why"), [(False, True, "is disabled"), (True, False, "is not configured")]
+)
+async def test_a_model_of_a_provider_that_is_not_in_use(
+    enabled: bool, configured: bool, why: str, ollama_like: ListingProvider, local: ListingProvider
+) -> None:
+    off = Registration(local, "hf", enabled=enabled, configured=configured)
+    registry = Registry([off, Registration(ollama_like, "ollama")])
+    router = Router(registry, default_provider="ollama")
+    with pytest.raises(ModelNotFound, match=f"huggingface {why}.*'SmolLM2'"):
+        await router.resolve("hf:SmolLM2")
+    with pytest.raises(ModelNotFound, match="ollama has no model 'only-here'"):
+        await router.resolve("only-here")
+    assert (await router.resolve("both:1b")).full_name == "ollama:both:1b"
+    assert (await router.resolve(None)).full_name == "ollama:smollm2:135m"
+    by_default = Router(registry, default_provider="huggingface")
+    with pytest.raises(ModelNotFound, match=f"huggingface {why}"):
+        await by_default.resolve("nobody")
+    assert (await by_default.resolve(None)).full_name == "ollama:smollm2:135m"
+    assert local.asked == 0
+
+
+async def test_a_script_of_a_disabled_scripted_provider(ollama_like: ListingProvider) -> None:
+    registry = Registry(
+        [Registration(Scripted(LIMITS), "scripted", enabled=False), Registration(ollama_like, "ollama")]
+    )
+    router = Router(registry, default_provider="ollama")
+    with pytest.raises(ModelNotFound, match="scripted is disabled"):
+        await router.resolve("scripted:words 3")
+
+
+async def test_who_holds_a_model_in_memory(router: Router, server: ReplayServer) -> None:
+    with pytest.raises(CapabilityMissing, match="huggingface holds no models in memory"):
+        router.host(await router.resolve("hf:SmolLM2"))
+    server.answers["/api/tags"] = (answer({"models": [{"name": "m"}]}),)
+    ollama = Ollama(OllamaSettings(server.url))
+    hosting = Router(Registry([Registration(ollama, "ollama")]), default_provider="ollama")
+    assert hosting.host(await hosting.resolve("m")) is ollama
+    await ollama.aclose()

@@ -129,7 +129,7 @@ async def test_every_error_before_and_after_the_first_token(scripted: Scripted, 
 
 
 def test_every_error_has_a_name() -> None:
-    assert len(KINDS) == 13
+    assert len(KINDS) == 14
     assert KINDS["out-of-memory"] is OutOfMemory
 
 

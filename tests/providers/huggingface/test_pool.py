@@ -5,9 +5,10 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import psutil
+import pytest
 
-from providers.base import GenerationOptions, ModelState, Phase, PhaseChanged
-from providers.errors import Overloaded, Unavailable
+from providers.base import GenerationOptions, LoadedModel, ModelState, Phase, PhaseChanged
+from providers.errors import InUse, Overloaded, Unavailable
 from providers.huggingface.settings import HuggingFaceSettings
 from tests.providers.conftest import chat, collect, outcome, text_of
 from tests.providers.huggingface.conftest import serving, until_text
@@ -105,3 +106,21 @@ async def test_a_load_goes_on_for_the_others_who_wait_for_it(settings: HuggingFa
         await anext(second)
         await first.aclose()
         assert text_of(await collect(second)) == _WORDS
+
+
+async def test_a_model_is_unloaded_unless_somebody_uses_it(settings: HuggingFaceSettings) -> None:
+    write_reciter(settings.models_path / "endless", _ENDLESS, window=100_000)
+    async with serving(settings) as provider:
+        await provider.unload("endless")
+        assert await provider.loaded() == []
+        async with aclosing(provider.stream(chat("endless", options=_LONG))) as events:
+            await until_text(events)
+            assert await provider.loaded() == [LoadedModel("endless", leases=1)]
+            with pytest.raises(InUse, match="endless is in use"):
+                await provider.unload("endless")
+            await until_text(events)
+        pid = (await provider.status("endless")).pid
+        await provider.unload("endless")
+        assert not psutil.pid_exists(pid)
+        assert await provider.loaded() == []
+        assert [info.state for info in await provider.models()] == [ModelState.COLD]
