@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import assert_never
 from uuid import UUID, uuid4
 
-import msgspec
-
 from db import conversations, generations
 from db.conversations import Conversation, Message
 from db.database import Database
@@ -32,6 +30,7 @@ from server.events import (
     TextDelta,
     clean,
 )
+from server.log_rows import encode
 from server.meter import Meter
 from server.stream_log import StreamLog, Writer
 
@@ -75,6 +74,7 @@ class ChatEngine:
         self._running: dict[UUID, _Running] = {}
         self._tasks = asyncio.TaskGroup()
         self._draining = False
+        self._beginning: set[asyncio.Task[Generation]] = set()
 
     @contextlib.asynccontextmanager
     async def running(self, *, grace_seconds: float) -> AsyncIterator["ChatEngine"]:
@@ -86,19 +86,25 @@ class ChatEngine:
             finally:
                 await self._drain(grace_seconds)
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
     async def send(self, viewer_id: str, draft: Draft) -> Generation:
         """Store the message and start its reply.
 
         Raises ChatError, ProviderError (an unknown model) or DatabaseError; then nothing is stored.
         """
-        if self._draining:
-            raise ChatError(ErrorCode.OVERLOADED, "the server is shutting down", retryable=True)
+        self._refuse_while_draining()
         draft = self._limits.checked(draft)
         conversation = await self._conversation(viewer_id, draft)
         route = await self._router.resolve(draft.model or (conversation.model if conversation else None))
         new = self._new_generation(viewer_id, draft, conversation, route)
         system_prompt = new.system_prompt or (conversation.system_prompt if conversation else None)
+        self._refuse_while_draining()  # again: finding the model may have taken seconds
         beginning = asyncio.create_task(self._begin(new, draft, route, system_prompt))
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
@@ -122,16 +128,21 @@ class ChatEngine:
         return await self.generation(viewer_id, generation_id)
 
     async def ended(self, generation_id: UUID) -> None:
-        """Return when the generation has ended."""
-        async with aclosing(self._log.read(generation_id)) as events:
-            async for _ in events:
-                pass
+        """Return when the generation has ended, or was deleted."""
+        with contextlib.suppress(LookupError):
+            async with aclosing(self._log.read(generation_id)) as events:
+                async for _ in events:
+                    pass
 
     async def generation(self, viewer_id: str, generation_id: UUID) -> Generation:
         found = await generations.get(self._database, viewer_id, generation_id)
         if found is None:
             raise ChatError(ErrorCode.NOT_FOUND, f"there is no generation {generation_id} of yours")
         return found
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise ChatError(ErrorCode.OVERLOADED, "the server is shutting down", retryable=True)
 
     async def _begin(
         self, new: NewGeneration, draft: Draft, route: Route, system_prompt: str | None
@@ -154,7 +165,6 @@ class ChatEngine:
     def _new_generation(
         self, viewer_id: str, draft: Draft, conversation: Conversation | None, route: Route
     ) -> NewGeneration:
-        text = clean(draft.text)
         started = Started(conversation.id if conversation else uuid4(), uuid4(), uuid4(), route.full_name)
         return NewGeneration(
             id=uuid4(),
@@ -163,13 +173,14 @@ class ChatEngine:
             user_message_id=started.user_message_id,
             message_id=started.message_id,
             parent_id=draft.parent_id,
-            title=None if conversation else _title(text),
-            system_prompt=clean(draft.system_prompt) if draft.system_prompt else None,
-            text=text,
+            begins_conversation=conversation is None,
+            title=_title(draft.text),
+            system_prompt=draft.system_prompt or None,
+            text=draft.text,
             model=route.full_name,
             provider=route.provider_name,
             options={name: value for name, value in asdict(draft.options).items() if value not in (None, ())},
-            started_event=msgspec.json.encode(started).decode(),
+            started_event=encode(started),
             owner=self._log.owner,
             lease_seconds=self._log.timing.lease_seconds,
         )
@@ -205,7 +216,7 @@ class ChatEngine:
         if error := running.producing.exception():
             told = to_chat_error(error)
             _log.warning("generation %s failed: %s %s", running.generation.id, told.code, told.message)
-            return Failed("failed", told.code, told.message, told.retryable)
+            return Failed("failed", told.code, clean(told.message), told.retryable)
         return Completed(running.producing.result())
 
     async def _produce(self, running: _Running) -> FinishReason:
@@ -222,7 +233,8 @@ class ChatEngine:
                         running.meter.delta()
                         await running.writer.append(ReasoningDelta(text))
                     case base.PhaseChanged():
-                        await running.writer.append(PhaseChanged(event.phase, event.detail, event.progress))
+                        detail = event.detail and clean(event.detail)
+                        await running.writer.append(PhaseChanged(event.phase, detail, event.progress))
                     case UsageReport():
                         running.meter.report(event)
                     case Finished():
@@ -241,6 +253,8 @@ class ChatEngine:
 
     async def _drain(self, grace_seconds: float) -> None:
         self._draining = True
+        if self._beginning:  # what is being stored will run, and has to be ended too
+            await asyncio.wait(self._beginning)
         producing = [running.producing for running in self._running.values()]
         if producing:
             await asyncio.wait(producing, timeout=grace_seconds)

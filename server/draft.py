@@ -5,6 +5,7 @@ from uuid import UUID
 
 from providers.base import GenerationOptions
 from server.errors import ChatError, ErrorCode
+from server.events import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class DraftLimits:
     stop_strings: int = 8
 
     def checked(self, draft: Draft) -> Draft:
-        """The draft with its defaults filled in. Raises ChatError that names everything wrong with it."""
+        """The draft cleaned, and its defaults filled in. Raises ChatError that names everything wrong."""
+        draft = _cleaned(draft)
         if problems := [*self._text_problems(draft), *self._option_problems(draft.options)]:
             raise ChatError(ErrorCode.BAD_INPUT, "; ".join(problems))
         if draft.options.max_tokens is not None:
@@ -38,7 +40,7 @@ class DraftLimits:
 
     def _text_problems(self, draft: Draft) -> list[str]:
         problems = []
-        if not draft.text.strip("\0 \t\r\n"):
+        if not draft.text.strip():
             problems.append("message is empty")
         for name, text in (("message", draft.text), ("systemPrompt", draft.system_prompt or "")):
             if len(text) > self.message_characters:
@@ -65,3 +67,13 @@ class DraftLimits:
         if not all(options.stop):
             problems.append("stop has an empty string; it would end every reply before it began")
         return problems
+
+
+def _cleaned(draft: Draft) -> Draft:
+    return replace(
+        draft,
+        text=clean(draft.text),
+        model=draft.model and clean(draft.model),
+        system_prompt=draft.system_prompt and clean(draft.system_prompt),
+        options=replace(draft.options, stop=tuple(map(clean, draft.options.stop))),
+    )

@@ -61,6 +61,7 @@ _PROVIDER_ERRORS: dict[type[ProviderError], _Translation] = {
     provider_errors.Overloaded: _Translation(ErrorCode.OVERLOADED, retryable=True),
     provider_errors.OutOfMemory: _Translation(ErrorCode.OUT_OF_MEMORY, retryable=True),
     provider_errors.LoadFailed: _Translation(ErrorCode.MODEL_LOAD_FAILED, retryable=False),
+    provider_errors.InUse: _Translation(ErrorCode.CONFLICT, retryable=True),
     provider_errors.ModelNotFound: _Translation(ErrorCode.MODEL_NOT_FOUND, retryable=False),
     provider_errors.CapabilityMissing: _Translation(ErrorCode.CAPABILITY_MISSING, retryable=False),
     provider_errors.StreamBroken: _Translation(ErrorCode.STREAM_BROKEN, retryable=True),
@@ -80,10 +81,13 @@ def to_chat_error(error: BaseException) -> ChatError:
         case ProviderError():
             translation = next(_PROVIDER_ERRORS[c] for c in type(error).__mro__ if c in _PROVIDER_ERRORS)
             return ChatError(translation.code, error.message, retryable=translation.retryable)
-        case Conflict():
+        case Conflict(sqlstate=None):
             return ChatError(ErrorCode.CONFLICT, str(error), retryable=True)
+        case Conflict():
+            message = "something else changed the same at the same moment; try again"
+            return ChatError(ErrorCode.CONFLICT, message, retryable=True)
         case DatabaseUnavailable():
-            message = "the database cannot be reached; nothing was lost, try again shortly"
+            message = "the database cannot be reached; what was just sent may be stored, try again shortly"
             return ChatError(ErrorCode.DATABASE_UNAVAILABLE, message, retryable=True)
         case _:
             incident = uuid4().hex[:12]

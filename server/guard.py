@@ -31,7 +31,7 @@ class Guard:
         if scope["type"] == "lifespan" or (objection := self._objection(scope)) is None:
             await self._app(scope, receive, send)
             return
-        _log.warning("refused %s %s: %s", scope["type"], scope["path"], objection)
+        _log.warning("refused %s %r: %s", scope["type"], scope["path"], objection)
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "refused"})  # before accept: a 403
         else:

@@ -62,7 +62,8 @@ class Leases:
 
     async def _renew(self) -> list[UUID]:
         running = list(self._running())
-        return await generations.renew(self._database, self._owner, running, self._lease_seconds)
+        renewed = await generations.renew(self._database, self._owner, running, self._lease_seconds)
+        return [id_ for id_ in running if renewed.get(id_, True)]  # True: it has another owner, or has ended
 
     async def close_abandoned(self) -> None:
         """Close every generation whose lease has run out as interrupted, its text kept."""

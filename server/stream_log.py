@@ -20,6 +20,7 @@ from server.log_rows import to_ending, to_events, to_rows
 from server.pending import Pending
 
 _log = logging.getLogger("parley.stream_log")
+_FINISHING = 4  # at once; the pool has connections left for the commits
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class StreamLog:
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
         self._committing = asyncio.Lock()
+        self._finishing = asyncio.Semaphore(_FINISHING)
         self._give_up_at = math.inf
         self._leases = Leases(
             database,
@@ -186,14 +188,18 @@ class StreamLog:
 
     async def finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> None:
         deadline = time.monotonic() + self.timing.patience_seconds
-        while not await self._try_to_finish(writer, terminal, attempt):
-            if time.monotonic() > min(deadline, self._give_up_at):
-                _log.error("generation %s ends unrecorded: the database stayed away", writer.generation_id)
-                self._tails[writer.generation_id].is_lost = True
-                break
-            await asyncio.sleep(self.timing.retry_seconds)
-        del self._writers[writer.generation_id]
-        self._tails.pop(writer.generation_id).publish(())
+        async with self._committing:
+            pass  # the commit that may hold this writer's events has ended, and the next leaves it out
+        try:
+            while not await self._try_to_finish(writer, terminal, attempt):
+                if time.monotonic() > min(deadline, self._give_up_at):
+                    _log.error("generation %s ends unrecorded: the database is away", writer.generation_id)
+                    self._tails[writer.generation_id].is_lost = True
+                    break
+                await asyncio.sleep(self.timing.retry_seconds)
+        finally:
+            del self._writers[writer.generation_id]
+            self._tails.pop(writer.generation_id).publish(())
 
     def give_up_after(self, seconds: float) -> None:
         """Wait no longer than that for a database that is away: this process is about to end."""
@@ -201,7 +207,7 @@ class StreamLog:
 
     async def _try_to_finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> bool:
         """False when it is worth another try."""
-        async with self._committing:
+        async with self._finishing:
             events = writer.pending.take()
             try:
                 ours = await generation_log.finish(
@@ -222,7 +228,8 @@ class StreamLog:
         while True:
             await self._news.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), self.timing.flush_seconds)
+                async with asyncio.timeout(self.timing.flush_seconds):
+                    await self._urgent.wait()
             self._news.clear()
             self._urgent.clear()
             async with self._committing:
@@ -290,7 +297,9 @@ class StreamLog:
             await asyncio.sleep(self.timing.poll_seconds)
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), self.timing.poll_seconds)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(self.timing.poll_seconds):
+                await changed.wait()
 
 
 def _merged(events: Iterable[LoggedEvent]) -> Iterable[LoggedEvent]:

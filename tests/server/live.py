@@ -22,9 +22,12 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def live(app: ASGIApp) -> AsyncIterator[int]:
-    """The port of 127.0.0.1 that ``app`` answers on, without its lifespan."""
+async def live(app: ASGIApp, *, send_buffer: int | None = None) -> AsyncIterator[int]:
+    """The port of 127.0.0.1 that ``app`` answers on, without its lifespan. ``send_buffer`` is how many bytes
+    the kernel takes for a client that does not read; it goes up to megabytes by itself."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server._serve([listener]))
         try:

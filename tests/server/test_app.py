@@ -1,6 +1,7 @@
 """The application with all its parts, on a real Postgres."""
 
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from db.database import Database, DatabaseError
 from server.app import Parts, create_app, open_registry
 from server.settings import Settings, read_settings
 from tests.conftest import url_of
+from tests.graphql_client import Failed, GraphQLClient
+from tests.providers.huggingface.tiny_models import write_reciter
 from tests.server.live import live
 
 
@@ -36,6 +39,19 @@ async def _client(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
         yield client
+
+
+@asynccontextmanager
+async def _asking(app: Starlette) -> AsyncIterator[GraphQLClient]:
+    async with _client(app) as http:
+        client = GraphQLClient(f"{http.base_url}/graphql")
+        async with client.http:
+            yield client
+
+
+PROVIDERS = "{ providers { name enabled configured health { status lastError } models { name state } } }"
+SEND = 'mutation ($model: String!) { sendMessage(input: {message: "a", model: $model}) { id } }'
+MODELS = "{ availableModels { name state } }"
 
 
 @pytest.fixture
@@ -89,7 +105,7 @@ async def test_ready_tells_a_schema_of_another_version(app: Starlette) -> None:
         await parts.database.execute("UPDATE alembic_version SET version_num = '9999'")
         response = await client.get("/health/ready")
     assert response.status_code == 503
-    assert response.json()["parts"] == {"database": "ready", "schema": "unavailable"}
+    assert response.json()["parts"] == {"database": "ready", "schema": "unavailable", "engine": "ready"}
 
 
 async def test_a_failed_migration_refuses_to_start(app: Starlette, database: Database) -> None:
@@ -104,7 +120,7 @@ async def test_a_failed_migration_refuses_to_start(app: Starlette, database: Dat
     [
         ({}, ["ollama", "huggingface", "scripted"]),
         ({"MODEL_PROVIDER_PRIORITY": "scripted,huggingface"}, ["scripted", "huggingface", "ollama"]),
-        ({"HUGGINGFACE_ENABLED": False, "PARLEY_SCRIPTED": False}, ["ollama"]),
+        ({"PARLEY_SCRIPTED": False}, ["ollama", "huggingface"]),
     ],
 )
 async def test_providers_come_in_their_priority(
@@ -132,3 +148,135 @@ async def test_sockets_lie_elsewhere_where_it_is_long(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 20)
     async with open_registry(_settings(folder)):
         assert not (folder / "run").exists()
+
+
+async def test_what_is_disabled_is_shown_and_never_asked(tmp_path: Path, database_url: str) -> None:
+    folder = tmp_path / "models"
+    settings = _settings(
+        tmp_path,
+        DATABASE_URL=database_url,
+        HUGGINGFACE_ENABLED=False,
+        OLLAMA_ENABLED=False,
+        DEFAULT_MODEL_PROVIDER="scripted",
+    )
+    async with _asking(create_app(settings)) as client:
+        *off, scripted = await client.ask(PROVIDERS)
+        for provider, name in zip(off, ("ollama", "huggingface"), strict=True):
+            assert provider == {
+                "name": name,
+                "enabled": False,
+                "configured": True,
+                "health": {"status": "UNKNOWN", "lastError": None},
+                "models": [],
+            }
+        assert (scripted["enabled"], scripted["health"]["status"]) == (True, "UP")
+        for name in ("hf:any", "ollama:any"):
+            with pytest.raises(Failed) as failed:
+                await client.ask(SEND, model=name)
+            assert failed.value.code == "MODEL_NOT_FOUND"
+            assert "is disabled on this server" in failed.value.message
+    assert not folder.exists()
+
+
+async def test_an_unreadable_models_path_is_told_and_the_others_are_listed(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """M2, M3: the configured path cannot be used, and the default neither."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    default = tmp_path / "models/huggingface"
+    default.touch()
+    settings = _settings(tmp_path, DATABASE_URL=database_url, HUGGINGFACE_MODELS_PATH="/proc/models")
+    async with _asking(create_app(settings)) as client:
+        names = [model["name"] for model in await client.ask(MODELS)]
+        (local,) = [each for each in await client.ask(PROVIDERS) if each["name"] == "huggingface"]
+    assert "scripted:history" in names
+    told = f"The models path {default} cannot be read: Not a directory."
+    assert local["health"] == {"status": "DOWN", "lastError": told}
+    assert f"provider huggingface is down: {told}" in caplog.text
+    assert "HUGGINGFACE_MODELS_PATH /proc/models cannot be used" in caplog.text
+
+
+async def test_a_black_hole_delays_no_list(tmp_path: Path, database_url: str, black_hole: str) -> None:
+    """M4: 2 s at the very first time, 50 ms from then on."""
+    settings = _settings(
+        tmp_path, DATABASE_URL=database_url, OLLAMA_HOST=black_hole, ENABLE_MODEL_MONITORING=False
+    )
+    write_reciter(tmp_path / "models/one", "Hi")
+    async with _asking(create_app(settings)) as client:
+        began = time.monotonic()
+        cold = await client.ask(MODELS)
+        assert time.monotonic() - began < 2
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            assert await client.ask(MODELS) == cold
+            took.append(time.monotonic() - began)
+        assert sorted(took)[10] < 0.05
+        ollama, local, _ = await client.ask(PROVIDERS)
+    assert {"name": "hf:one", "state": "COLD"} in cold
+    assert ollama["health"]["status"] == "DOWN"
+    assert "cannot be reached" in ollama["health"]["lastError"] or "did not" in ollama["health"]["lastError"]
+    assert local["health"] == {"status": "UP", "lastError": None}
+
+
+async def test_models_are_loaded_and_unloaded(tmp_path: Path, database_url: str) -> None:
+    """C10: warming up."""
+    write_reciter(tmp_path / "models/one", "abca", window=100_000)
+    (tmp_path / "models/bad").mkdir()
+    (tmp_path / "models/bad/config.json").write_text("{")
+    settings = _settings(
+        tmp_path, DATABASE_URL=database_url, PARLEY_HUGGINGFACE_THREADS=1, HUGGINGFACE_DEVICE="cpu"
+    )
+    async with _asking(create_app(settings)) as client:
+
+        async def order(verb: str, name: str) -> str:
+            answer = await client.ask(f'mutation {{ {verb}Model(name: "{name}") {{ name state }} }}')
+            return f"{answer['name']} {answer['state']}"
+
+        assert await order("unload", "one") == "hf:one COLD"
+        assert await order("load", "one") == "hf:one READY"
+        generation = await client.ask(SEND, model="hf:one")
+        async with client.socket() as socket:
+            watching = await socket.subscribe(
+                "subscription ($id: ID!) { generation(id: $id) { __typename } }", id=generation["id"]
+            )
+            await watching.until("TextDelta")
+        for verb, name, code in (
+            ("unload", "hf:one", "CONFLICT"),
+            ("load", "hf:bad", "MODEL_LOAD_FAILED"),
+            ("load", "hf:none", "MODEL_NOT_FOUND"),
+            ("load", "scripted:history", "CAPABILITY_MISSING"),
+            ("unload", "scripted:history", "CAPABILITY_MISSING"),
+        ):
+            with pytest.raises(Failed) as failed:
+                await order(verb, name)
+            assert failed.value.code == code
+        stop = "mutation ($id: ID!) { stopGeneration(id: $id) { status } }"
+        assert await client.ask(stop, id=generation["id"]) == {"status": "STOPPED"}
+        assert await order("unload", "hf:one") == "hf:one COLD"
+
+
+async def test_it_is_not_ready_while_it_drains(app: Starlette) -> None:
+    async with _client(app) as client:
+        assert (await client.get("/health/ready")).status_code == 200
+        await app.state.parts.drain()
+        response = await client.get("/health/ready")
+    assert response.status_code == 503
+    assert response.json()["parts"] == {"database": "ready", "schema": "ready", "engine": "unavailable"}
+
+
+async def test_the_limits_of_a_reply_are_settings(tmp_path: Path, database_url: str) -> None:
+    limits = {"PARLEY_DEFAULT_MAX_TOKENS": 3, "PARLEY_MAX_TOKENS": 5}
+    send = """
+    mutation ($maxTokens: Int) {
+      addMessage(input: {
+        message: "a", model: "scripted:words 9", options: {maxTokens: $maxTokens}
+      }) { content }
+    }
+    """
+    async with _asking(create_app(_settings(tmp_path, DATABASE_URL=database_url, **limits))) as client:
+        assert (await client.ask(send))["content"] == "w1 w2 w3"
+        assert (await client.ask(send, maxTokens=5))["content"] == "w1 w2 w3 w4 w5"
+        with pytest.raises(Failed, match="maxTokens is 6; it must be from 1 to 5"):
+            await client.ask(send, maxTokens=6)

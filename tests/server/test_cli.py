@@ -153,6 +153,15 @@ def test_serve_says_where_a_model_can_be_had(parley: Shell) -> None:
     assert "`parley pull demo`" in result.stdout
 
 
+def test_serve_goes_on_where_the_models_path_cannot_be_read(parley: Shell) -> None:
+    (parley.folder / "models").mkdir()
+    (parley.folder / "models/huggingface").touch()
+    result = parley("serve", "--port", "0", DATABASE_URL="postgresql://127.0.0.1:9/chat")
+    assert result.returncode == 1
+    assert "cannot reach Postgres" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_demo_model_that_is_there_is_left_alone(parley: Shell) -> None:
     file = parley.folder / "models/huggingface" / DEMO_FILE
     file.parent.mkdir(parents=True)

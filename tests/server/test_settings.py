@@ -25,6 +25,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.model_provider_priority == ("ollama", "huggingface")
     assert (settings.default_model_provider, settings.max_concurrent_models) == ("ollama", 2)
     assert (settings.model_load_timeout_ms, settings.stream_timeout_ms) == (30_000, 300_000)
+    assert (settings.enable_model_monitoring, settings.model_health_check_interval_ms) == (True, 60_000)
     assert settings.ollama_host.get_secret_value() == "http://127.0.0.1:11434"
     assert (settings.host, settings.port, settings.database_url) == ("127.0.0.1", 8000, None)
 
@@ -70,6 +71,7 @@ def test_every_problem_is_told_at_once_with_what_would_be_right(monkeypatch: pyt
     wrong = {
         "MAX_CONCURRENT_MODELS": ("zero", "MAX_CONCURRENT_MODELS is 'zero': expected a valid integer"),
         "STREAM_TIMEOUT_MS": ("0", "STREAM_TIMEOUT_MS is '0': expected greater than or equal to 1"),
+        "MODEL_HEALTH_CHECK_INTERVAL_MS": ("999", "expected greater than or equal to 1000"),
         "HUGGINGFACE_DEVICE": (
             "gpu",
             "HUGGINGFACE_DEVICE is 'gpu': expected 'auto', 'cpu', 'cuda' or 'mps'",
@@ -98,6 +100,11 @@ def test_the_default_provider_has_to_be_enabled() -> None:
     with pytest.raises(SettingsError, match="DEFAULT_MODEL_PROVIDER is scripted, which is not enabled"):
         read_settings({"DEFAULT_MODEL_PROVIDER": "scripted"})
     assert read_settings({"DEFAULT_MODEL_PROVIDER": "scripted", "PARLEY_SCRIPTED": True}).scripted
+
+
+def test_the_default_number_of_tokens_has_to_be_allowed() -> None:
+    with pytest.raises(SettingsError, match="PARLEY_DEFAULT_MAX_TOKENS is 1024: expected at most"):
+        read_settings({"PARLEY_MAX_TOKENS": 100})
 
 
 def test_an_unreadable_dotenv_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
@@ -158,13 +165,33 @@ def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_the_example_names_every_variable_with_its_default(tmp_path: Path) -> None:
-    example = Path(__file__).parents[2] / ".env.example"
-    assignments = re.findall(r"^# ([A-Z_]+=.*)$", example.read_text(), re.MULTILINE)
-    assert {line.partition("=")[0] for line in assignments} == {
+def _variables() -> set[str]:
+    return {
         alias if isinstance(alias := field.validation_alias, str) else name.upper()
         for name, field in Settings.model_fields.items()
     }
+
+
+def test_the_readme_names_only_variables_that_there_are() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    rows = re.findall(r"^\| (`[A-Z_]+`.*?) \|", readme.read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"[A-Z_]+", row)}
+    assert "OLLAMA_ENABLED" in named
+    assert named <= _variables()
+
+
+def test_the_example_names_every_variable_with_its_default(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / ".env.example"
+    assignments = re.findall(r"^# ([A-Z_]+=.*)$", example.read_text(), re.MULTILINE)
+    assert {line.partition("=")[0] for line in assignments} == _variables()
     defaults = read_settings()
     (tmp_path / ".env").write_text("\n".join(assignments))
     assert read_settings() == defaults
+
+
+def test_ollama_can_be_switched_off_where_it_is_not_the_default() -> None:
+    with pytest.raises(SettingsError, match="DEFAULT_MODEL_PROVIDER is ollama, which is not enabled"):
+        read_settings({"OLLAMA_ENABLED": False})
+    assert not read_settings(
+        {"OLLAMA_ENABLED": False, "DEFAULT_MODEL_PROVIDER": "huggingface"}
+    ).ollama_enabled
