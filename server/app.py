@@ -26,8 +26,12 @@ from providers.router import Router
 from providers.scripted import Scripted
 from server.api import Context, graphql_app
 from server.chat import ChatEngine
+from server.draft import DraftLimits
+from server.errors import ChatError, ErrorCode
 from server.guard import Guard
 from server.health import health_routes
+from server.monitor import Monitor
+from server.pages import page_routes
 from server.settings import Settings, SettingsError, worker_environment
 from server.stream_log import StreamLog
 
@@ -65,6 +69,10 @@ def create_app(settings: Settings) -> Starlette:
     async def ping() -> None:
         await app.state.parts.database.ping()
 
+    async def accepting() -> None:
+        if app.state.parts.engine.is_draining:
+            raise ChatError(ErrorCode.OVERLOADED, "the server is shutting down")
+
     async def migrated() -> None:
         if not await is_current(app.state.parts.database):
             raise DatabaseUnavailable("the database is at another revision than this server")
@@ -78,7 +86,8 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route("/graphql", graphql, methods=["POST"]),
             WebSocketRoute("/graphql", graphql),
-            *health_routes({"database": ping, "schema": migrated}),
+            *health_routes({"database": ping, "schema": migrated, "engine": accepting}),
+            *page_routes(graphql),
         ],
         middleware=[Middleware(Guard, settings.allowed_hosts, settings.allowed_origins)],
         lifespan=lifespan,
@@ -94,10 +103,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         await migrate(url)
         database = await stack.enter_async_context(Database.open(url))
         registry = await stack.enter_async_context(open_registry(settings))
+        monitor = Monitor(database, registry, interval_seconds=_monitoring_seconds(settings))
+        await stack.enter_async_context(monitor.running())
         router = Router(registry, default_provider=settings.default_model_provider)
         log = await stack.enter_async_context(StreamLog(database, uuid4()).running())
         chatting = await stack.enter_async_context(AsyncExitStack())
-        engine = ChatEngine(database, router, log)
+        limits = DraftLimits(default_max_tokens=settings.default_max_tokens, max_tokens=settings.max_tokens)
+        engine = ChatEngine(database, router, log, limits)
         await chatting.enter_async_context(engine.running(grace_seconds=_GRACE_SECONDS))
         yield Parts(database, registry, router, log, engine, chatting.aclose)
 
@@ -114,7 +126,7 @@ async def database_url(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
-    """Every enabled provider. Nothing is asked of any of them yet."""
+    """Every provider, the disabled ones too. Nothing is asked of any of them yet."""
     with _runtime_folder(_data_dir(settings)) as runtime_dir:
         registry = Registry(_registrations(settings, runtime_dir))
         try:
@@ -123,10 +135,15 @@ async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
             await registry.aclose()
 
 
-def _huggingface(settings: Settings, runtime_dir: Path) -> HuggingFace:
-    return HuggingFace(
+def _monitoring_seconds(settings: Settings) -> float | None:
+    return settings.model_health_check_interval_ms / 1000 if settings.enable_model_monitoring else None
+
+
+def _huggingface(settings: Settings, runtime_dir: Path) -> Registration:
+    enabled = settings.huggingface_enabled
+    provider = HuggingFace(
         HuggingFaceSettings(
-            models_path=settings.usable_models_path(),
+            models_path=settings.usable_models_path() if enabled else settings.huggingface_models_path,
             cache_dir=settings.huggingface_cache_dir or settings.data_dir / "cache" / "huggingface",
             runtime_dir=runtime_dir,
             threads=settings.huggingface_threads or default_threads(),
@@ -138,19 +155,22 @@ def _huggingface(settings: Settings, runtime_dir: Path) -> HuggingFace:
             environment=worker_environment(),
         )
     )
+    return Registration(provider, "hf", ("huggingface",), enabled=enabled)
 
 
 def _registrations(settings: Settings, runtime_dir: Path) -> list[Registration]:
-    """In priority order; who is not named there comes last."""
+    """In priority order; who is not named there comes last. The scripted one is a tool for rehearsals: it
+    shows only where somebody asked for it."""
     silence_seconds = settings.stream_timeout_ms / 1000
     ollama = OllamaSettings(
         settings.ollama_host.get_secret_value(),
         first_token_timeout_seconds=silence_seconds,
         stream_timeout_seconds=silence_seconds,
     )
-    registrations = [Registration(Ollama(ollama), "ollama")]
-    if settings.huggingface_enabled:
-        registrations.append(Registration(_huggingface(settings, runtime_dir), "hf", ("huggingface",)))
+    registrations = [
+        Registration(Ollama(ollama), "ollama", enabled=settings.ollama_enabled),
+        _huggingface(settings, runtime_dir),
+    ]
     if settings.scripted:
         registrations.append(
             Registration(Scripted(ReplyLimits(silence_seconds, silence_seconds)), "scripted")

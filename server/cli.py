@@ -105,13 +105,18 @@ async def _listen(settings: Settings, listener: socket.socket) -> int:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
-    print(f"Parley is ready: {url}/graphql   (Ctrl-C stops it)", flush=True)
+    print(f"Parley is ready: {url}   (GraphQL at {url}/graphql, Ctrl-C stops it)", flush=True)
 
 
 def _offer_demo(settings: Settings) -> None:
     """Where nobody has a local model yet: ask, or say how to get one."""
+    if not settings.huggingface_enabled:
+        return
     path = settings.usable_models_path()
-    if not settings.huggingface_enabled or any(path.iterdir()):
+    try:
+        if any(path.iterdir()):
+            return
+    except OSError:  # the provider's health says what is wrong
         return
     print(f"There is no model in {path} yet.")
     if not sys.stdin.isatty():

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     huggingface_device: Device = "auto"
     huggingface_precision: Precision = "auto"
     huggingface_threads: int | None = Field(None, ge=1, validation_alias="PARLEY_HUGGINGFACE_THREADS")
+    ollama_enabled: bool = True
+    ollama_host: SecretStr = Field(SecretStr(""), validate_default=True)
     model_provider_priority: Annotated[tuple[ProviderName, ...], NoDecode, BeforeValidator(_split)] = (
         "ollama",
         "huggingface",
@@ -72,14 +74,17 @@ class Settings(BaseSettings):
     max_concurrent_models: int = Field(2, ge=1)
     model_load_timeout_ms: int = Field(30_000, ge=1)
     stream_timeout_ms: int = Field(300_000, ge=1)
+    enable_model_monitoring: bool = True
+    model_health_check_interval_ms: int = Field(60_000, ge=1_000)
     database_url: SecretStr | None = None
-    ollama_host: SecretStr = Field(SecretStr(""), validate_default=True)
 
     host: str = Field("127.0.0.1", validation_alias="PARLEY_HOST")
     port: int = Field(8000, ge=0, le=65_535, validation_alias="PARLEY_PORT")
     data_dir: Path = Field(Path(".parley"), validation_alias="PARLEY_DATA_DIR")
     allowed_hosts: CommaSeparated = Field((), validation_alias="PARLEY_ALLOWED_HOSTS")
     allowed_origins: CommaSeparated = Field((), validation_alias="PARLEY_ALLOWED_ORIGINS")
+    default_max_tokens: int = Field(1024, ge=1, validation_alias="PARLEY_DEFAULT_MAX_TOKENS")
+    max_tokens: int = Field(32_768, ge=1, validation_alias="PARLEY_MAX_TOKENS")
     scripted: bool = Field(default=False, validation_alias="PARLEY_SCRIPTED")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias="PARLEY_LOG_LEVEL"
@@ -122,11 +127,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _default_is_enabled(self) -> Self:
-        enabled = {"huggingface": self.huggingface_enabled, "scripted": self.scripted, "ollama": True}
+        enabled = {
+            "huggingface": self.huggingface_enabled,
+            "ollama": self.ollama_enabled,
+            "scripted": self.scripted,
+        }
         if not enabled[self.default_model_provider]:
             raise ValueError(
                 f"DEFAULT_MODEL_PROVIDER is {self.default_model_provider}, which is not enabled: "
                 "enable it, or name another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Self:
+        if self.default_max_tokens > self.max_tokens:
+            raise ValueError(
+                f"PARLEY_DEFAULT_MAX_TOKENS is {self.default_max_tokens}: expected at most "
+                f"PARLEY_MAX_TOKENS, which is {self.max_tokens}"
             )
         return self
 

@@ -20,10 +20,12 @@ LAYERS = [
     settings errors telemetry
     events demo listener
     pending log_rows draft meter auth guard
-    leases
+    leases monitor
     stream_log reload context_window
     chat
+    deletion
     api rest health
+    pages
     app
     cli
     __main__

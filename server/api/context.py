@@ -14,6 +14,7 @@ from db.database import Database
 from db.generations import Generation
 from providers.registry import Registry
 from providers.router import Router
+from server.api.cursor import Cursor
 from server.chat import ChatEngine
 from server.stream_log import StreamLog
 
@@ -56,7 +57,8 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Context:
-    """One per HTTP request and per WebSocket. Everything read or written is ``viewer_id``'s."""
+    """One per HTTP request and per WebSocket. Everything read or written is ``viewer_id``'s. ``cursor`` is
+    there for an event stream, which runs one operation and can be resumed."""
 
     database: Database
     engine: ChatEngine
@@ -64,6 +66,7 @@ class Context:
     registry: Registry
     router: Router
     viewer_id: str
+    cursor: Cursor | None = None
 
     @cached_property
     def loaders(self) -> Loaders:

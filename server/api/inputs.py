@@ -4,10 +4,14 @@ from typing import TypeVar
 
 import strawberry
 
+from db.conversations import ConversationChange
 from providers.base import GenerationOptions
 from server.api.ids import to_uuid
-from server.draft import Draft
+from server.draft import Draft, DraftLimits
+from server.errors import ChatError, ErrorCode
 from server.events import clean
+
+_TITLE_CHARACTERS = 200
 
 ValueT = TypeVar("ValueT")
 
@@ -88,3 +92,27 @@ class MessageInput:
             system_prompt=_or_none(self.system_prompt),
             options=options.options() if options else GenerationOptions(),
         )
+
+
+def title_of(title: str | None) -> str | None:
+    """None where it was left out. Raises ChatError."""
+    return _text("title", title, _TITLE_CHARACTERS)
+
+
+def prompt_of(system_prompt: str | None) -> str | None:
+    """None where it was left out. Raises ChatError."""
+    return _text("systemPrompt", system_prompt, DraftLimits().message_characters)
+
+
+def conversation_change(
+    title: str | None, system_prompt: str | None, archived: bool | None
+) -> ConversationChange:
+    """Raises ChatError."""
+    return ConversationChange(title_of(title), prompt_of(system_prompt), _or_none(archived))
+
+
+def _text(name: str, value: str | None, most: int) -> str | None:
+    given = _or_none(value)
+    if given is not None and len(given) > most:
+        raise ChatError(ErrorCode.BAD_INPUT, f"{name} has {len(given)} characters; {most} is the most")
+    return None if given is None else clean(given)

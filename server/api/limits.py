@@ -15,8 +15,10 @@ from graphql import (
     ValidationRule,
 )
 
+MAX_CHARACTERS = 100_000  # reading takes a millisecond for each thousand, and holds up everybody
 MAX_TOKENS = 1_000
 MAX_DEPTH = 20
+TOO_LONG = f"The document has more than {MAX_CHARACTERS} characters; values go into its variables"
 MAX_ALIASES = 30
 
 

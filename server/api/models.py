@@ -7,6 +7,7 @@ import strawberry
 
 from providers.base import ModelInfo
 from providers.registry import Health, Registration
+from providers.router import Route
 from server.api.context import Info
 from server.api.enums import Capability, HealthStatus, ModelState, ModelType
 from server.api.fields import resolver
@@ -123,6 +124,12 @@ class Provider:
     registration: strawberry.Private[Registration]
     name: str = strawberry.field(description="Its name in the settings.")
     prefix: str = strawberry.field(description="What its models' names begin with, without the colon.")
+    enabled: bool = strawberry.field(
+        description="Whether it is switched on. One that is not has no models, and is asked for nothing."
+    )
+    configured: bool = strawberry.field(
+        description="Whether it was told all that it needs; if not, it has no models either."
+    )
 
     @resolver("Whether it answers, as this server last saw it.")
     def health(self, info: Info) -> ProviderHealth:
@@ -135,4 +142,19 @@ class Provider:
 
     @classmethod
     def of(cls, registration: Registration) -> Self:
-        return cls(registration=registration, name=registration.provider.name, prefix=registration.prefix)
+        return cls(
+            registration=registration,
+            name=registration.provider.name,
+            prefix=registration.prefix,
+            enabled=registration.enabled,
+            configured=registration.configured,
+        )
+
+
+async def listed_model(info: Info, route: Route, *, refresh: bool = False) -> Model | None:
+    """The model of that route; None where its provider does not list it, such as one that it takes on
+    trust."""
+    registry = info.context.registry
+    models = await registry.models(route.provider_name, refresh=refresh)
+    owner = registry[route.provider_name]
+    return next((Model.of(owner, model) for model in models if model.name == route.model), None)

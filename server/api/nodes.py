@@ -83,7 +83,7 @@ Branch: TypeAlias = Annotated[
 @strawberry.type(description="A tree of messages. Its head is the message that the next one follows.")
 class Conversation(Node):
     record: strawberry.Private[conversations.Conversation]
-    title: str = strawberry.field(description="Its first message's first line.")
+    title: str = strawberry.field(description="What it is called; at first, its first message's first line.")
     system_prompt: str | None = strawberry.field(description="What the model is told before everything else.")
     model: str | None = strawberry.field(
         description="The model asked last, with its prefix; the next message goes to it unless it says other."

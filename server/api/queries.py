@@ -14,7 +14,7 @@ from server.api.context import Info
 from server.api.enums import Capability
 from server.api.fields import resolver
 from server.api.ids import to_uuid
-from server.api.models import Model, Provider
+from server.api.models import Model, Provider, listed_model
 from server.api.nodes import Conversation, Generation, Message, Node
 from server.api.pages import After, Connection, Edge, First, from_cursor, page_size, to_connection, to_cursor
 from server.errors import ChatError, ErrorCode
@@ -79,16 +79,13 @@ class Query:
         info: Info,
         name: Annotated[str, strawberry.argument(description="As MessageInput.model takes it.")],
     ) -> Model | None:
-        registry = info.context.registry
         try:
             route = await info.context.router.resolve(name)
         except ModelNotFound:
             return None
-        models = await registry.models(route.provider_name)
-        owner = registry[route.provider_name]
-        return next((Model.of(owner, model) for model in models if model.name == route.model), None)
+        return await listed_model(info, route)
 
-    @resolver("Every provider that is switched on, in the order of their priority.")
+    @resolver("Every provider, in the order of their priority; those that are switched off too.")
     def providers(self, info: Info) -> list[Provider]:
         return [Provider.of(registration) for registration in info.context.registry]
 

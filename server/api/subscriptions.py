@@ -8,11 +8,13 @@ import strawberry
 
 from db.generations import Generation
 from server.api.context import Context, Info
+from server.api.cursor import Position
 from server.api.events import StreamEvent, to_stream_event
 from server.api.fields import subscription
 from server.api.ids import to_uuid
 from server.api.inputs import MessageInput
 from server.errors import ChatError, ErrorCode
+from server.events import clean
 
 
 @strawberry.type(
@@ -29,6 +31,10 @@ class Subscription:
         message: Annotated[MessageInput, strawberry.argument(name="input", description="What to send.")],
     ) -> AsyncGenerator[StreamEvent, None]:
         context = info.context
+        if position := _resumed(context):
+            generation = await context.engine.generation(context.viewer_id, position.generation_id)
+            await _check_asked(context, generation, message)
+            return _resume(context, generation, position)
         generation = await context.engine.send(context.viewer_id, message.draft())
         return _watch(context, generation, after=0)
 
@@ -49,10 +55,44 @@ class Subscription:
         if after is not None and after < 0:
             raise ChatError(ErrorCode.BAD_INPUT, f"after is {after}; the first event has number 1")
         generation = await context.engine.generation(context.viewer_id, to_uuid(id_, "id"))
+        if position := _resumed(context):
+            if position.generation_id != generation.id:
+                raise ChatError(ErrorCode.BAD_INPUT, "Last-Event-ID is of another generation than id")
+            return _resume(context, generation, position)
         return _watch(context, generation, after or 0)
 
 
-async def _watch(context: Context, generation: Generation, after: int) -> AsyncGenerator[StreamEvent, None]:
-    async with aclosing(context.log.read(generation.id, after)) as events:
+def _resumed(context: Context) -> Position | None:
+    """Where a client that comes back to an event stream goes on. Raises ChatError."""
+    return context.cursor.resumed() if context.cursor else None
+
+
+async def _check_asked(context: Context, generation: Generation, message: MessageInput) -> None:
+    """Raises ChatError where the generation answers something else: a client that keeps an old id would
+    lose what it sends now."""
+    asked = await context.loaders.message.load(generation.user_message_id)
+    if asked is None or asked.content != clean(message.draft().text):
+        told = "Last-Event-ID is of the reply to another message; leave it out to send this one"
+        raise ChatError(ErrorCode.BAD_INPUT, told)
+
+
+async def _resume(
+    context: Context, generation: Generation, position: Position
+) -> AsyncGenerator[StreamEvent, None]:
+    """Exactly what follows, which is nothing where the client had the terminal event."""
+    async with aclosing(_watch(context, generation, position.seq)) as events:
         async for event in events:
-            yield to_stream_event(generation, event)
+            if event.seq != position.seq:
+                yield event
+
+
+async def _watch(context: Context, generation: Generation, after: int) -> AsyncGenerator[StreamEvent, None]:
+    try:
+        async with aclosing(context.log.read(generation.id, after)) as events:
+            async for event in events:
+                if context.cursor:
+                    context.cursor.reach(Position(generation.id, event.seq))
+                yield to_stream_event(generation, event)
+    except LookupError:
+        message = f"the generation {generation.id} was deleted while it was watched"
+        raise ChatError(ErrorCode.NOT_FOUND, message) from None

@@ -9,6 +9,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import Bas
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message, SubscribeMessage
 
 from server.api.context import Context
+from server.api.limits import MAX_CHARACTERS, TOO_LONG
 from server.errors import ErrorCode, to_chat_error
 
 MAX_OPERATIONS = 100
@@ -46,7 +47,7 @@ class _Complete(Struct, tag="complete"):
 
 class WebSocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     """Closes a connection that breaks the protocol with 4400, whatever the breach; an operation beyond
-    ``MAX_OPERATIONS`` on one connection is refused with a code."""
+    ``MAX_OPERATIONS`` on one connection, or with too long a document, is refused with a code."""
 
     async def handle_message(self, message: Message) -> None:
         try:
@@ -57,15 +58,20 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        full = self.connection_acknowledged and len(self.operations) >= MAX_OPERATIONS
-        if not full or message["id"] in self.operations:
+        if not self.connection_acknowledged or message["id"] in self.operations:
             await super().handle_subscribe(message)
-            return
-        error = {
-            "message": f"{MAX_OPERATIONS} operations run on this connection; no more are taken",
-            "extensions": {"code": ErrorCode.OVERLOADED.value, "retryable": True},
-        }
-        await self.send_message(cast("Message", {"id": message["id"], "type": "error", "payload": [error]}))
+        elif len(self.operations) >= MAX_OPERATIONS:
+            reason = f"{MAX_OPERATIONS} operations run on this connection; no more are taken"
+            await self._refuse(message["id"], reason, ErrorCode.OVERLOADED)
+        elif len(message["payload"]["query"]) > MAX_CHARACTERS:
+            await self._refuse(message["id"], TOO_LONG, ErrorCode.GRAPHQL_PARSE_FAILED)
+        else:
+            await super().handle_subscribe(message)
+
+    async def _refuse(self, id_: str, reason: str, code: ErrorCode) -> None:
+        extensions = {"code": code.value, "retryable": code is ErrorCode.OVERLOADED}
+        payload = [{"message": reason, "extensions": extensions}]
+        await self.send_message(cast("Message", {"id": id_, "type": "error", "payload": payload}))
 
     async def handle_task_exception(self, error: Exception) -> None:
         """A client that vanished while it was sent something is nobody's failure."""

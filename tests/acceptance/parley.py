@@ -8,7 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,25 +67,16 @@ class Parley:
 
     async def subscribe(self, document: str, **variables: object) -> AsyncGenerator[Message]:
         """What the public npm client ``graphql-ws`` receives, to the end."""
-        node = shutil.which("node")
-        if node is None or not (ROOT / "tests/node/node_modules").is_dir():
-            pytest.skip("needs node, and `npm ci` in tests/node")
-        script = str(ROOT / "tests/node/subscribe.mjs")
         url = self.url.replace("http", "ws", 1) + "/graphql"
-        client = await asyncio.create_subprocess_exec(node, script, url, stdin=PIPE, stdout=PIPE)
-        assert client.stdin
-        assert client.stdout
-        try:
-            client.stdin.write(json.dumps({"query": document, "variables": variables}).encode())
-            client.stdin.close()
-            async with asyncio.timeout(_REPLY_SECONDS):
-                while line := await client.stdout.readline():
-                    content = json.loads(line)
-                    yield Message(content.pop("at"), content)
-        finally:
-            if client.returncode is None:
-                client.terminate()
-            await client.wait()
+        async with aclosing(_client("subscribe.mjs", url, document, variables)) as messages:
+            async for message in messages:
+                yield message
+
+    async def stream(self, script: str, document: str, **variables: object) -> AsyncGenerator[Message]:
+        """What a public npm client of event streams receives; ``script`` in tests/node is how it is used."""
+        async with aclosing(_client(script, f"{self.url}/graphql", document, variables)) as messages:
+            async for message in messages:
+                yield message
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
@@ -108,6 +99,30 @@ class Parley:
         self.process.send_signal(number)
         async with asyncio.timeout(_STOP_SECONDS):
             return await self.process.wait()
+
+
+async def _client(
+    script: str, url: str, document: str, variables: Mapping[str, object]
+) -> AsyncGenerator[Message]:
+    """What a script of tests/node prints, line by line."""
+    node = shutil.which("node")
+    if node is None or not (ROOT / "tests/node/node_modules").is_dir():
+        pytest.skip("needs node, and `npm ci` in tests/node")
+    path = str(ROOT / "tests/node" / script)
+    client = await asyncio.create_subprocess_exec(node, path, url, stdin=PIPE, stdout=PIPE)
+    assert client.stdin
+    assert client.stdout
+    try:
+        client.stdin.write(json.dumps({"query": document, "variables": variables}).encode())
+        client.stdin.close()
+        async with asyncio.timeout(_REPLY_SECONDS):
+            while line := await client.stdout.readline():
+                content = json.loads(line)
+                yield Message(content.pop("at"), content)
+    finally:
+        if client.returncode is None:
+            client.terminate()
+        await client.wait()
 
 
 @asynccontextmanager
