@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from db.database import Database
+from db.generation_log import joined_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +83,9 @@ _MESSAGE = """
     m.prompt_tokens, m.completion_tokens, m.usage_source, m.first_token_ms, m.duration_ms, m.created_at
 """
 
-_LOG_SO_FAR = """
-    LEFT JOIN LATERAL (
-        SELECT string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'text') AS content,
-               string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'reasoning') AS reasoning
-        FROM generations g
-        JOIN LATERAL (SELECT seq, event->>'kind' AS kind, event->>'text' AS text
-                      FROM generation_events WHERE generation_id = g.id) e ON true
-        WHERE g.message_id = m.id AND m.status = 'generating'
-    ) log ON m.status = 'generating'
+_LOG_SO_FAR = f"""
+    LEFT JOIN generations g ON g.message_id = m.id AND m.status = 'generating'
+    LEFT JOIN LATERAL ({joined_text("g.id")}) log ON g.id IS NOT NULL
 """
 
 

@@ -31,6 +31,17 @@ class Ending:
     error_retryable: bool | None = None
 
 
+def joined_text(generation_id: str) -> str:
+    """A query for the content and the reasoning in one generation's log, so that what is shown of a running
+    reply and what is kept of it are the same. ``generation_id`` is SQL."""
+    return f"""
+        SELECT string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'text') AS content,
+               string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'reasoning') AS reasoning
+        FROM (SELECT seq, event->>'kind' AS kind, event->>'text' AS text
+              FROM generation_events WHERE generation_id = {generation_id}) e
+    """
+
+
 async def insert(connection: Connection, rows: Sequence[LogRow]) -> None:
     await connection.execute(
         """
@@ -158,17 +169,12 @@ async def _finish_message(connection: Connection, message_id: UUID, ending: Endi
     """The message's text is the log's, joined: what was shown is what is kept."""
     spent = ending.attempt.usage
     await connection.execute(
-        """
+        f"""
         UPDATE messages m
         SET content = coalesce(log.content, ''), reasoning = log.reasoning, status = $3, finish_reason = $4,
             error_code = $5, error_message = $6, error_retryable = $7, prompt_tokens = $8,
             completion_tokens = $9, usage_source = $10, first_token_ms = $11, duration_ms = $12
-        FROM (
-            SELECT string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'text') AS content,
-                   string_agg(text, '' ORDER BY seq) FILTER (WHERE kind = 'reasoning') AS reasoning
-            FROM (SELECT seq, event->>'kind' AS kind, event->>'text' AS text
-                  FROM generation_events WHERE generation_id = $2) e
-        ) log
+        FROM ({joined_text("$2")}) log
         WHERE m.id = $1
         """,
         message_id,
