@@ -33,7 +33,12 @@ _SETTINGS = {
     "log_checkpoints": "off",
     "log_min_messages": "log",  # what Postgres does; what statements get, their caller is told
 }
-_SETTINGS_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_SETTINGS_NOT_DURABLE = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",  # its workers are the superuser's: while one is inside, nobody else drops a database
+}
 
 
 class StartFailed(DatabaseUnavailable):
