@@ -33,6 +33,12 @@ CREATE TABLE public.generation_events (
     CONSTRAINT generation_events_seq_check CHECK ((seq > 0))
 );
 
+CREATE TABLE public.generation_readers (
+    generation_id uuid NOT NULL,
+    id uuid NOT NULL,
+    present_until timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.generations (
     id uuid NOT NULL,
     viewer_id text NOT NULL,
@@ -50,6 +56,8 @@ CREATE TABLE public.generations (
     stop_requested_at timestamp with time zone,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    stops_without_readers boolean DEFAULT false NOT NULL,
+    purged_at timestamp with time zone,
     CONSTRAINT generations_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'loading_model'::text, 'waiting'::text, 'streaming'::text, 'retrying'::text, 'completed'::text, 'stopped'::text, 'failed'::text, 'interrupted'::text])))
 );
 
@@ -130,6 +138,9 @@ ALTER TABLE ONLY public.generation_attempts
 ALTER TABLE ONLY public.generation_events
     ADD CONSTRAINT generation_events_pkey PRIMARY KEY (generation_id, seq);
 
+ALTER TABLE ONLY public.generation_readers
+    ADD CONSTRAINT generation_readers_pkey PRIMARY KEY (generation_id, id);
+
 ALTER TABLE ONLY public.generations
     ADD CONSTRAINT generations_message_id_key UNIQUE (message_id);
 
@@ -161,6 +172,8 @@ CREATE INDEX generations_of_user_message ON public.generations USING btree (user
 
 CREATE INDEX generations_running ON public.generations USING btree (lease_until) WHERE (finished_at IS NULL);
 
+CREATE INDEX generations_to_purge ON public.generations USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND (purged_at IS NULL));
+
 CREATE INDEX messages_of_conversation ON public.messages USING btree (conversation_id, created_at, id);
 
 CREATE INDEX messages_of_parent ON public.messages USING btree (parent_id);
@@ -175,6 +188,9 @@ ALTER TABLE ONLY public.generation_attempts
 
 ALTER TABLE ONLY public.generation_events
     ADD CONSTRAINT generation_events_generation_id_fkey FOREIGN KEY (generation_id) REFERENCES public.generations(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.generation_readers
+    ADD CONSTRAINT generation_readers_generation_id_fkey FOREIGN KEY (generation_id) REFERENCES public.generations(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.generations
     ADD CONSTRAINT generations_message_id_fkey FOREIGN KEY (message_id) REFERENCES public.messages(id) ON DELETE CASCADE;
