@@ -2,6 +2,7 @@
 
     ProviderError
     ├── Unavailable          nothing answers, or it answers what its protocol does not allow
+    │   └── TimedOut         it was given all the time there is, and did not answer
     ├── BadCredentials
     ├── QuotaExceeded
     ├── Overloaded           busy now, perhaps not later (retry_after_seconds)
@@ -16,7 +17,7 @@
         ├── ContentFiltered
         └── BadRequest
 
-Policy is two class attributes and nothing else; nobody reads an error's text to decide.
+Policy is three class attributes and nothing else; nobody reads an error's text to decide.
 """
 
 from enum import Enum
@@ -43,11 +44,13 @@ class Breaker(Enum):
 class ProviderError(Exception):
     """The message is for people: it says what happened and, where that is known, what would help.
 
-    It never carries a key, a header or a URL's user information.
+    It never carries a key, a header or a URL's user information. ``retries``: the same candidate may well
+    answer the same request shortly; it may be asked again as long as nothing of its reply has come.
     """
 
     next_candidate: ClassVar[NextCandidate] = NextCandidate.NO
     breaker: ClassVar[Breaker] = Breaker.NOTHING
+    retries: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -58,6 +61,13 @@ class ProviderError(Exception):
 class Unavailable(ProviderError):
     next_candidate = NextCandidate.YES
     breaker = Breaker.PROVIDER
+    retries = True
+
+
+class TimedOut(Unavailable):
+    """A whole limit has been waited for; asking the same again would multiply it."""
+
+    retries = False
 
 
 class BadCredentials(ProviderError):
@@ -73,6 +83,7 @@ class QuotaExceeded(ProviderError):
 class Overloaded(ProviderError):
     next_candidate = NextCandidate.YES
     breaker = Breaker.MODEL
+    retries = True
 
 
 class OutOfMemory(ProviderError):

@@ -6,7 +6,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from providers.base import Finished, ProviderEvent, ReasoningDelta, TextDelta
-from providers.errors import ProviderError, Rejected, StreamBroken, Unavailable
+from providers.errors import ProviderError, Rejected, StreamBroken, TimedOut, Unavailable
 
 DRAIN_SECONDS = 0.05
 
@@ -37,9 +37,10 @@ async def complete_reply(
                 async with asyncio.timeout_at(deadline):
                     event = await anext(events)
             except StopAsyncIteration:
-                raise _failed(f"{label} ended its reply without completing it", began=began) from None
+                message = f"{label} ended its reply without completing it"
+                raise (StreamBroken if began else Unavailable)(message) from None
             except TimeoutError:
-                raise _failed(f"{label} {_silence(limits, began=began)}", began=began) from None
+                raise _silence(limits, label, began=began) from None
             except (Rejected, StreamBroken):
                 raise
             except ProviderError as error:
@@ -62,11 +63,7 @@ async def _drain(events: AsyncGenerator[ProviderEvent, None]) -> None:
             await anext(events)
 
 
-def _failed(message: str, *, began: bool) -> ProviderError:
-    return StreamBroken(message) if began else Unavailable(message)
-
-
-def _silence(limits: ReplyLimits, *, began: bool) -> str:
+def _silence(limits: ReplyLimits, label: str, *, began: bool) -> ProviderError:
     if began:
-        return f"sent nothing for {limits.silence_seconds:g} s"
-    return f"sent no token within {limits.first_token_seconds:g} s"
+        return StreamBroken(f"{label} sent nothing for {limits.silence_seconds:g} s")
+    return TimedOut(f"{label} sent no token within {limits.first_token_seconds:g} s")

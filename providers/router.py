@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from providers.base import ChatRequest, ModelFinder, ModelHost, ModelInfo, ModelState, ProviderEvent
 from providers.errors import CapabilityMissing, ModelNotFound
 from providers.registry import HealthStatus, Registration, Registry
+from providers.retry import NO_RETRIES, Retries, Retrying
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,17 @@ class Router:
     words, is what answers when no model is named."""
 
     def __init__(
-        self, registry: Registry, *, default_provider: str, default_model: str | None = None
+        self,
+        registry: Registry,
+        *,
+        default_provider: str,
+        default_model: str | None = None,
+        retries: Retries = NO_RETRIES,
     ) -> None:
         self._registry = registry
         self._default_provider = default_provider
         self._default_model = default_model
+        self._retries = retries
 
     async def resolve(self, name: str | None) -> Route:
         """Find the model that is meant. A model that is listed already costs no request upstream.
@@ -45,7 +52,7 @@ class Router:
     def stream(self, route: Route, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
         """Raises KeyError for a route of another registry."""
         owner = self._registry[route.provider_name]
-        return owner.provider.stream(replace(request, model=route.model))
+        return Retrying(owner.provider.stream, self._retries).stream(replace(request, model=route.model))
 
     def host(self, route: Route) -> ModelHost:
         """Who holds the route's model in memory. Raises CapabilityMissing where nobody does."""

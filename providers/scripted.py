@@ -169,8 +169,8 @@ _EXAMPLES = {
     "load 2s;wait 500ms;reason Thinking;words 20 every 50ms": "loads, waits, thinks and answers",
     "words 40 every 20ms;cut": "breaks off in mid-answer",
     "words 10 every 20ms;stall": "falls silent in mid-answer",
-    "429 retry-after 2s": "is overloaded",
-    "flap;words 10 every 20ms": "fails every other time",
+    "429 retry-after 60s": "is overloaded for longer than anybody waits",
+    "flap;words 10 every 20ms": "fails every other time, and is asked again",
 }
 
 

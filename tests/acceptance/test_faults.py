@@ -1,16 +1,21 @@
 """What goes wrong around Parley, caused for real, and what its clients are told.
 
 "Error" is a GraphQL error before anything is stored; "event" a GenerationFailed, after which the user's
-message is kept, with whatever text there was. Nothing here ends in a hang or a traceback.
+message is kept, with whatever text there was; "RETRYING" the phases before it, one for each further try
+(test_retries has those that help). Nothing here ends in a hang or a traceback.
 
 | fault                                | seen as             | code                 | recovers              |
 |--------------------------------------|---------------------|----------------------|-----------------------|
-| Ollama's port closed                 | event, health DOWN  | PROVIDER_UNAVAILABLE | with the next message |
-| nobody accepts at Ollama's port      | event, health DOWN  | PROVIDER_UNAVAILABLE | with the next message |
+| Ollama's port closed                 | RETRYING, event,    | PROVIDER_UNAVAILABLE | with the next message |
+|                                      |   health DOWN       |                      |                       |
+| nobody accepts at Ollama's port      | RETRYING, event,    | PROVIDER_UNAVAILABLE | with the next message |
+|                                      |   health DOWN       |                      |                       |
+| Ollama is overloaded                 | RETRYING, event     | OVERLOADED           | with the next message |
+|   and says: for long                 | event               | OVERLOADED           | with the next message |
 | silent before the first token        | event               | PROVIDER_UNAVAILABLE | with the next message |
 | silent in mid-reply                  | event, text kept    | STREAM_BROKEN        | with the next message |
 | connection reset in mid-reply        | event, text kept    | STREAM_BROKEN        | with the next message |
-| garbage before the first token       | event               | PROVIDER_UNAVAILABLE | with the next message |
+| garbage before the first token       | RETRYING, event     | PROVIDER_UNAVAILABLE | with the next message |
 | garbage in mid-reply                 | event, text kept    | STREAM_BROKEN        | with the next message |
 | end without done:true                | event, text kept    | STREAM_BROKEN        | with the next message |
 | weights truncated or corrupt         | event, state FAILED | MODEL_LOAD_FAILED    | when files are mended |
@@ -54,6 +59,7 @@ subscription ($message: String!, $model: String!) {
   streamMessage(input: {message: $message, model: $model}) {
     __typename
     ... on GenerationStarted { conversation { id } }
+    ... on PhaseChanged { phase detail }
     ... on TextDelta { text }
     ... on GenerationCompleted { message { content } }
     ... on GenerationFailed { error { code message } message { content status } }
@@ -68,12 +74,13 @@ _END = ndjson({"message": {"content": " there"}, "done": True, "done_reason": "s
 @dataclass(frozen=True)
 class Said:
     """How one message ended: ``code`` None for a whole reply; ``stored`` says whether it became a
-    generation."""
+    generation, ``retrying`` what was said before each further try."""
 
     code: str | None
     message: str
     text: str
     stored: bool
+    retrying: tuple[str, ...] = ()
 
 
 async def say(parley: Parley, model: str = FOX, message: str = "Hi") -> Said:
@@ -88,12 +95,13 @@ async def say(parley: Parley, model: str = FOX, message: str = "Hi") -> Said:
 
 def _ended(events: list[Json]) -> Said:
     text = "".join(event["text"] for event in events if event["__typename"] == "TextDelta")
+    retrying = tuple(event["detail"] for event in events if event.get("phase") == "RETRYING")
     last = events[-1]
     assert last["message"]["content"] == text
     if last["__typename"] == "GenerationCompleted":
-        return Said(None, "", text, stored=True)
+        return Said(None, "", text, stored=True, retrying=retrying)
     assert last["message"]["status"] == "FAILED"
-    return Said(last["error"]["code"], last["error"]["message"], text, stored=True)
+    return Said(last["error"]["code"], last["error"]["message"], text, stored=True, retrying=retrying)
 
 
 async def health(parley: Parley, provider: str) -> Json:
@@ -123,12 +131,13 @@ async def upstream() -> AsyncIterator[ReplayServer]:
 
 @asynccontextmanager
 async def before(upstream: ReplayServer, data_dir: Path) -> AsyncIterator[tuple[Parley, FaultProxy]]:
-    """A server that reaches ``upstream`` through a proxy."""
+    """A server that reaches ``upstream`` through a proxy, the port of which is still closed."""
     target = urlsplit(upstream.url)
     proxy = FaultProxy(target.hostname or "", target.port or 0)
     async with proxy.running():
         pass  # it has its port now, and the port is closed
-    async with serving(data_dir, OLLAMA_HOST=proxy.url, STREAM_TIMEOUT_MS="1000") as parley:
+    settings = {"OLLAMA_HOST": proxy.url, "STREAM_TIMEOUT_MS": "1000", "RETRY_DELAY_MS": "50"}
+    async with serving(data_dir, **settings) as parley:
         yield parley, proxy
 
 
@@ -136,6 +145,9 @@ async def test_ollamas_port_is_closed(upstream: ReplayServer, tmp_path: Path) ->
     async with before(upstream, tmp_path) as (parley, proxy):
         said = await say(parley)
         assert (said.code, said.stored) == ("PROVIDER_UNAVAILABLE", True)
+        for number, detail in enumerate(said.retrying, 2):
+            assert f"(try {number} of 4): Ollama at {proxy.url} cannot be reached" in detail
+        assert len(said.retrying) == 3
         state = await health(parley, "ollama")
         assert state["status"] == "DOWN"
         assert state["lastError"]
@@ -145,34 +157,46 @@ async def test_ollamas_port_is_closed(upstream: ReplayServer, tmp_path: Path) ->
 
 async def test_nobody_accepts_at_ollamas_port(black_hole: str, tmp_path: Path) -> None:
     """M4: whoever does not ask for it does not notice."""
-    async with serving(tmp_path, OLLAMA_HOST=black_hole) as parley:
+    async with serving(tmp_path, OLLAMA_HOST=black_hole, RETRY_ATTEMPTS="1") as parley:
         said = await say(parley)
-        assert (said.code, said.stored) == ("PROVIDER_UNAVAILABLE", True)
+        assert (said.code, said.stored, len(said.retrying)) == ("PROVIDER_UNAVAILABLE", True, 1)
         assert (await health(parley, "ollama"))["status"] == "DOWN"
         listed = (await parley.query("{ availableModels { name } }"))["availableModels"]
         assert f"hf:{DEMO}" in [model["name"] for model in listed]
         assert (await say(parley, "scripted:words 3")).text == "w1 w2 w3"
 
 
+def busy(milliseconds: str) -> bytes:
+    return answer({"error": "busy"}, status=429, headers={"retry-after-ms": milliseconds})
+
+
 @pytest.mark.parametrize(
-    ("pieces", "code", "text"),
+    ("pieces", "code", "text", "tries"),
     [
-        pytest.param((Break.HOLD,), "PROVIDER_UNAVAILABLE", "", id="silent before the first token"),
-        pytest.param(stream([_HELLO], Break.HOLD), "STREAM_BROKEN", "Hello", id="silent in mid-reply"),
-        pytest.param(stream([_HELLO], Break.RESET), "STREAM_BROKEN", "Hello", id="reset in mid-reply"),
-        pytest.param(stream([b"<html>\n"]), "PROVIDER_UNAVAILABLE", "", id="garbage at once"),
-        pytest.param(stream([_HELLO, b"}{\n"]), "STREAM_BROKEN", "Hello", id="garbage in mid-reply"),
-        pytest.param(stream([_HELLO]), "STREAM_BROKEN", "Hello", id="end without done:true"),
+        pytest.param((Break.HOLD,), "PROVIDER_UNAVAILABLE", "", 1, id="silent before the first token"),
+        pytest.param(stream([_HELLO], Break.HOLD), "STREAM_BROKEN", "Hello", 1, id="silent in mid-reply"),
+        pytest.param(stream([_HELLO], Break.RESET), "STREAM_BROKEN", "Hello", 1, id="reset in mid-reply"),
+        pytest.param(stream([b"<html>\n"]), "PROVIDER_UNAVAILABLE", "", 4, id="garbage at once"),
+        pytest.param(stream([_HELLO, b"}{\n"]), "STREAM_BROKEN", "Hello", 1, id="garbage in mid-reply"),
+        pytest.param(stream([_HELLO]), "STREAM_BROKEN", "Hello", 1, id="end without done:true"),
+        pytest.param((busy("200"),), "OVERLOADED", "", 4, id="overloaded"),
+        pytest.param((busy("60000"),), "OVERLOADED", "", 1, id="overloaded for long"),
     ],
 )
 async def test_ollama_misbehaves(
-    pieces: tuple[bytes | Break, ...], code: str, text: str, upstream: ReplayServer, tmp_path: Path
+    pieces: tuple[bytes | Break, ...],
+    code: str,
+    text: str,
+    tries: int,
+    upstream: ReplayServer,
+    tmp_path: Path,
 ) -> None:
     async with before(upstream, tmp_path) as (parley, proxy), proxy.running():
         well = upstream.answers["/api/chat"]
         upstream.answers["/api/chat"] = pieces
         said = await say(parley)
         assert (said.code, said.text, said.stored) == (code, text, True)
+        assert (upstream.paths().count("/api/chat"), len(said.retrying)) == (tries, tries - 1)
         upstream.answers["/api/chat"] = well
         assert (await say(parley)).text == "Hello there"
 

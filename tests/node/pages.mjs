@@ -105,6 +105,15 @@ const scenarios = {
     assert.equal(await textOf(page), words(20));
   },
 
+  async 'another try is announced with its reason'(page) {
+    await chat(page, 'scripted:flap;words 10 every 20ms', 'Try.');
+    const announced = /trying again in .+ s \(try 2 of 4\): scripted: fails each odd time/;
+    await page.getByRole('status').filter({ hasText: announced }).waitFor();
+    await picture(page, 'chat-retrying');
+    await ended(page, 'COMPLETED');
+    assert.equal(await textOf(page), words(10));
+  },
+
   async 'Stop ends a reply and keeps its text'(page) {
     await chat(page, FALLS_SILENT, 'Go on.');
     await reply(page).getByText('w10').waitFor();
@@ -161,7 +170,7 @@ const scenarios = {
     await ended(page, 'FAILED');
     assert.equal(await textOf(page), words(40));
     await reply(page).getByRole('alert').filter({ hasText: 'STREAM_BROKEN' }).waitFor();
-    await ask(page, 'scripted:429 retry-after 2s', 'Again.');
+    await ask(page, 'scripted:429 retry-after 60s', 'Again.');
     await reply(page).getByRole('alert').filter({ hasText: 'OVERLOADED' }).waitFor();
     await picture(page, 'chat-failures');
   },

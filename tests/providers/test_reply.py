@@ -16,7 +16,7 @@ from providers.base import (
     TextDelta,
     UsageReport,
 )
-from providers.errors import NextCandidate, ProviderError, Rejected, StreamBroken, Unavailable
+from providers.errors import NextCandidate, ProviderError, Rejected, StreamBroken, TimedOut, Unavailable
 from providers.reply import ReplyLimits, complete_reply
 from tests.providers.conftest import outcome
 
@@ -75,8 +75,8 @@ async def test_error_before_a_delta_stays_itself(kind: type[ProviderError]) -> N
 @pytest.mark.parametrize(
     ("begun", "expected", "says"),
     [
-        ((), Unavailable, "sent no token within 0.1 s"),
-        ((PhaseChanged(Phase.WAITING), UsageReport(1, None)), Unavailable, "sent no token within 0.1 s"),
+        ((), TimedOut, "sent no token within 0.1 s"),
+        ((PhaseChanged(Phase.WAITING), UsageReport(1, None)), TimedOut, "sent no token within 0.1 s"),
         ((ReasoningDelta("x"),), StreamBroken, "sent nothing for 0.05 s"),
     ],
 )

@@ -28,6 +28,7 @@ from providers.errors import (
     ProviderError,
     Rejected,
     StreamBroken,
+    TimedOut,
     Unavailable,
 )
 from providers.reply import ReplyLimits
@@ -129,7 +130,7 @@ async def test_every_error_before_and_after_the_first_token(scripted: Scripted, 
 
 
 def test_every_error_has_a_name() -> None:
-    assert len(KINDS) == 14
+    assert len(KINDS) == 15
     assert KINDS["out-of-memory"] is OutOfMemory
 
 
@@ -154,7 +155,7 @@ async def test_flap(scripted: Scripted) -> None:
     assert text_of(outcomes[1][0]) == "w1"
 
 
-@pytest.mark.parametrize(("script", "expected"), [("stall", Unavailable), ("words 1;stall", StreamBroken)])
+@pytest.mark.parametrize(("script", "expected"), [("stall", TimedOut), ("words 1;stall", StreamBroken)])
 async def test_stall_meets_the_limits(script: str, expected: type[ProviderError]) -> None:
     provider = Scripted(ReplyLimits(first_token_seconds=0.05, silence_seconds=0.05))
     _, error = await outcome(provider.stream(chat(script)))
