@@ -126,8 +126,17 @@ class ModelCapabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """``size_bytes`` is what the weights take on disk; ``parameters`` their number."""
+    """``size_bytes`` is what the weights take on disk; ``parameters`` their number; ``price`` what using it
+    costs."""
 
     size_bytes: int | None = None
     parameters: int | None = None
@@ -135,12 +144,24 @@ class ModelMetadata:
     quantization: str | None = None
     license: str | None = None
     updated_at: datetime | None = None
+    price: Price | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """``memory_bytes`` is what it takes, ``leases`` how many use it now, ``loaded_at`` since when it has been
+    there; each where the provider knows."""
+
+    name: str
+    memory_bytes: int | None = None
+    leases: int | None = None
+    loaded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One model as its provider lists it. ``name`` is without prefix; ``source`` is the folder, host or
-    hub that it comes from."""
+    hub that it comes from. ``residency`` is there while the model is in a memory that the provider sees."""
 
     name: str
     source: str
@@ -150,6 +171,7 @@ class ModelInfo:
     capabilities: ModelCapabilities = field(default_factory=ModelCapabilities)
     metadata: ModelMetadata = field(default_factory=ModelMetadata)
     state: ModelState = ModelState.COLD
+    residency: LoadedModel | None = None
 
 
 class Provider(Protocol):
@@ -181,15 +203,6 @@ class Provider(Protocol):
         """End everything this provider started. Streams still open end with ``Unavailable``, or with
         ``StreamBroken`` if they had begun."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """``memory_bytes`` is what it takes, ``leases`` how many use it now, each where the provider knows."""
-
-    name: str
-    memory_bytes: int | None = None
-    leases: int | None = None
 
 
 @runtime_checkable

@@ -138,13 +138,13 @@ class Ollama:
         """Every model that can chat. Details and states that cannot be had in time are missing, no more."""
         deadline = asyncio.get_running_loop().time() + self._settings.list_timeout_seconds
         tags = (await self._fetch("GET", "/api/tags", TAGS)).models or []
-        loaded: set[str] = set()
+        loaded: dict[str, LoadedModel] = {}
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
                 group.create_task(self._note_loaded(loaded))
                 group.create_task(self._learn(tags))
         self._details = {tag.digest: self._details[tag.digest] for tag in tags if tag.digest in self._details}
-        listed = (self._info(tag, tag.name in loaded) for tag in tags)
+        listed = (self._info(tag, loaded.get(tag.name)) for tag in tags)
         return [info for info in listed if info is not None]
 
     def find(self, name: str, listed: Sequence[ModelInfo]) -> ModelInfo | None:
@@ -194,9 +194,9 @@ class Ollama:
         body = msgspec.json.encode(order)
         await self._upstream.fetch("POST", "/api/generate", body, timeout_seconds=timeout_seconds)
 
-    async def _note_loaded(self, loaded: set[str]) -> None:
+    async def _note_loaded(self, loaded: dict[str, LoadedModel]) -> None:
         with suppress(ProviderError):
-            loaded.update(model.name for model in await self.loaded())
+            loaded.update({model.name: model for model in await self.loaded()})
 
     async def _learn(self, tags: Sequence[Tag]) -> None:
         unknown = {tag.digest: tag.name for tag in tags if tag.digest not in self._details}
@@ -212,7 +212,7 @@ class Ollama:
             for digest, name in unknown.items():
                 group.create_task(learn(digest, name))
 
-    def _info(self, tag: Tag, loaded: bool) -> ModelInfo | None:
+    def _info(self, tag: Tag, residency: LoadedModel | None) -> ModelInfo | None:
         """``None`` for a model that cannot chat: one that only embeds, for example."""
         show = self._details.get(tag.digest, Show())
         can = show.capabilities if show.capabilities is not None else tag.capabilities
@@ -246,7 +246,8 @@ class Ollama:
                 license=_text(facts.get("general.license")) or _first_line(show.license),
                 updated_at=tag.modified_at,
             ),
-            state=ModelState.READY if loaded else ModelState.COLD,
+            state=ModelState.READY if residency else ModelState.COLD,
+            residency=residency,
         )
 
 

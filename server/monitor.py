@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from datetime import datetime
 
 import msgspec
 
@@ -19,10 +20,13 @@ from server.events import clean
 _log = logging.getLogger("parley.monitor")
 _decode = msgspec.json.Decoder(ModelInfo).decode
 
+_Load = tuple[str, datetime | None]  # which model, and when where its provider knows
+
 
 class Monitor:
     """``interval_seconds`` lies between two rounds of asking every provider; None: nobody is asked before
-    somebody wants to know. What was listed is written down in either case."""
+    somebody wants to know. What was listed is written down in either case, and when a model was loaded, which
+    is when it was first seen in memory where its provider does not say."""
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Monitor:
         self._interval_seconds = interval_seconds
         self._retry_seconds = retry_seconds
         self._kept: dict[str, list[KnownModel]] = {}
+        self._loads: dict[str, set[_Load]] = defaultdict(set)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Monitor"]:
@@ -86,10 +91,15 @@ class Monitor:
         for owner in self._registry:
             name = owner.provider.name
             try:
-                listed = _to_known(name, self._registry.known_models(name))
+                infos = self._registry.known_models(name)
+                listed = _to_known(name, infos)
                 if listed != self._kept[name]:
                     await models.replace(self._database, name, listed)
                     self._kept[name] = listed
+                loads = {(clean(info.name), info.residency.loaded_at) for info in infos if info.residency}
+                for model, loaded_at in loads - self._loads[name]:
+                    await models.note_loaded(self._database, name, model, loaded_at)
+                self._loads[name] = loads
             # What one provider lists must not harm the others.
             except (InvalidData, StatementFailed, UnicodeEncodeError) as error:
                 _log.warning("the list of %s's models cannot be written down: %s", name, error)
@@ -101,7 +111,7 @@ def _to_known(provider: str, infos: Iterable[ModelInfo]) -> list[KnownModel]:
         KnownModel(
             provider,
             clean(info.name),
-            msgspec.json.encode(replace(info, state=ModelState.UNREACHABLE)).decode(),
+            msgspec.json.encode(replace(info, state=ModelState.UNREACHABLE, residency=None)).decode(),
         )
         for info in infos
     ]

@@ -38,6 +38,10 @@ class Child:
         return cls(process, process.stderr)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def last_words(self) -> str:
         return self._tail.decode("utf-8", "replace").strip()
 

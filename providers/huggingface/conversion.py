@@ -1,7 +1,6 @@
 """A GGUF file's weights as an ordinary safetensors folder, converted once and kept."""
 
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
@@ -13,11 +12,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from providers.huggingface.converted_folder import converted_folder, same_file
 from providers.huggingface.protocol import Converting
 
 _BEAT_SECONDS = 1.0
 _WORK_PER_BEAT_SECONDS = 0.05
-_FORMAT = 1  # part of the key: raise it when the same file would be converted otherwise
 
 Report = Callable[[Converting], None]
 
@@ -28,18 +27,15 @@ def converted(gguf: Path, cache_dir: Path, dtype: torch.dtype, report: Report) -
     Conversions of one file wait for each other, in whichever process. Older ones of a file that has
     changed since go.
     """
-    status = gguf.stat()
-    identity = f"{status.st_size}-{status.st_mtime_ns}-"
-    kept = cache_dir / "converted" / hashlib.sha256(os.fsencode(gguf.resolve())).hexdigest()[:16]
-    target = kept / f"{identity}{str(dtype).removeprefix('torch.')}-{_FORMAT}"
+    target = converted_folder(gguf, cache_dir, str(dtype).removeprefix("torch."))
     if target.exists():
         return target
-    kept.mkdir(parents=True, exist_ok=True)
-    with _locked(kept / "lock", report):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.parent / "lock", report):
         if target.exists():
             return target
-        for folder in kept.iterdir():
-            if folder.is_dir() and (folder.suffix == ".half" or not folder.name.startswith(identity)):
+        for folder in target.parent.iterdir():
+            if folder.is_dir() and (folder.suffix == ".half" or not same_file(folder, target)):
                 shutil.rmtree(folder)
         half = target.with_suffix(".half")
         try:

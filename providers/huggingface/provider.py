@@ -22,7 +22,7 @@ from providers.huggingface.catalog import Catalog, ModelFiles
 from providers.huggingface.pool import WorkerPool
 from providers.huggingface.protocol import Status
 from providers.huggingface.settings import HuggingFaceSettings
-from providers.huggingface.worker_process import NotStarted
+from providers.huggingface.worker_process import NotStarted, WorkerProcess
 
 _MAX_NAME_CHARACTERS = 200
 _SEED_RANGE = range(-(2**63), 2**63)
@@ -54,7 +54,7 @@ class HuggingFace:
     async def load(self, model: str) -> AsyncGenerator[PhaseChanged, None]:
         """Have the model ready in memory, and its weights converted before if that is needed."""
         files = await self._find(model)
-        if not self._pool.has_room(model):
+        if not await self._pool.has_room(files):
             yield PhaseChanged(Phase.QUEUED, "waiting for room in memory")
         async with self._pool.lease(files) as worker, aclosing(worker.loading()) as phases:
             async for phase in phases:
@@ -65,10 +65,13 @@ class HuggingFace:
         await self._pool.unload(model)
 
     async def loaded(self) -> list[LoadedModel]:
-        return [LoadedModel(worker.model.name, leases=worker.leases) for worker in self._pool.loaded()]
+        await self._pool.measure()
+        return [_residency(worker) for worker in self._pool.loaded()]
 
     async def models(self) -> list[ModelInfo]:
-        return [self._with_state(files) for files in (await self._scan()).values()]
+        found = await self._scan()
+        await self._pool.measure()
+        return [self._with_state(files) for files in found.values()]
 
     async def check(self) -> None:
         try:
@@ -88,7 +91,7 @@ class HuggingFace:
 
     async def _attempt(self, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
         files = await self._find(request.model)
-        if not self._pool.has_room(request.model):
+        if not await self._pool.has_room(files):
             yield PhaseChanged(Phase.QUEUED, "waiting for room in memory")
         async with self._pool.lease(files) as worker:
             async with aclosing(worker.loading()) as phases:
@@ -120,10 +123,16 @@ class HuggingFace:
         if files.problem is not None:
             return files.info
         if (worker := self._pool.get(files.name)) is not None:
-            return replace(files.info, state=ModelState.READY if worker.loaded else ModelState.LOADING)
+            if worker.loaded is None:
+                return replace(files.info, state=ModelState.LOADING)
+            return replace(files.info, state=ModelState.READY, residency=_residency(worker))
         if (failure := self._pool.failures.get(files.name)) is not None:
             return replace(files.info, state=ModelState.FAILED, description=failure.message)
         return files.info
+
+
+def _residency(worker: WorkerProcess) -> LoadedModel:
+    return LoadedModel(worker.model.name, worker.measured_bytes, worker.leases, worker.loaded_at)
 
 
 def _unreadable(error: OSError) -> Unavailable:

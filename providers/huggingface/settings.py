@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from providers.huggingface.memory import machine_bytes
+from providers.huggingface.memory_alarm import MemoryMarks
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
+def default_max_memory_bytes() -> int:
+    """Half of what there is."""
+    return machine_bytes() // 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HuggingFaceSettings:
     """``cache_dir`` holds converted weights. ``runtime_dir`` holds the sockets that workers connect to: it
     belongs to this user alone and its path is short (a socket's path has room for about 100 bytes).
+
+    All loaded models together are at most ``max_loaded_models`` and take at most ``max_memory_bytes`` of the
+    machine's memory, a GPU's own not counted. Every ``cleanup_interval_seconds`` (``None``: never) what they
+    take is held against ``memory_marks``.
 
     ``stream_timeout_seconds`` is the longest silence of a stream, ``load_timeout_seconds`` the longest plain
     load and the longest silence of a conversion. ``max_queued_requests`` is per model. ``environment`` is
@@ -32,6 +44,9 @@ class HuggingFaceSettings:
     load_timeout_seconds: float = 30.0
     stream_timeout_seconds: float = 300.0
     max_loaded_models: int = 2
+    max_memory_bytes: int = field(default_factory=default_max_memory_bytes)
+    memory_marks: MemoryMarks = field(default_factory=MemoryMarks)
+    cleanup_interval_seconds: float | None = None
     max_queued_requests: int = 256
     environment: Mapping[str, str] = field(default_factory=dict)
     worker_command: tuple[str, ...] = (sys.executable, "-m", "providers.huggingface.worker")

@@ -5,8 +5,9 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
@@ -28,6 +29,7 @@ from providers.errors import (
     Overloaded,
     ProviderError,
     StreamBroken,
+    TimedOut,
     Unavailable,
 )
 from providers.huggingface import protocol
@@ -50,24 +52,38 @@ _ERRORS: dict[FailureKind, type[ProviderError]] = {
 logger = logging.getLogger(__name__)
 
 
-class NotStarted(Unavailable):
+class WorkerEnded(Unavailable):
+    """What the worker was asked for may be what ended it: it is not asked for again."""
+
+    retries = False
+
+
+class NotStarted(WorkerEnded):
     """The worker ended before it came to this request, which is therefore not what ended it."""
 
 
 class WorkerProcess:
     """One model in one child. ``run`` is its whole life and belongs to one task.
 
-    ``loaded`` is set once requests are taken, ``error`` once that is over or will never be. ``leases`` and
-    ``last_used`` are the pool's.
+    ``loaded`` is set once requests are taken, ``error`` once that is over or will never be. The numbers are
+    the pool's: who has it, since when nobody has, and what it takes of the memory. It is expected to take
+    ``expected_bytes`` until it was measured with its model in it, for which ``on_loaded`` is the time.
     """
 
-    def __init__(self, model: ModelFiles, settings: HuggingFaceSettings) -> None:
+    def __init__(
+        self, model: ModelFiles, settings: HuggingFaceSettings, on_loaded: Callable[[], None]
+    ) -> None:
         self.model = model
         self.loaded: protocol.Loaded | None = None
         self.error: ProviderError | None = None
+        self.pid: int | None = None
+        self.loaded_at: datetime | None = None
         self.leases = 0
         self.last_used = 0.0
+        self.expected_bytes = 0
+        self.measured_bytes = 0
         self._settings = settings
+        self._on_loaded = on_loaded
         self._phase = PhaseChanged(Phase.LOADING_MODEL, "starting a process")
         self._changed = Pulse()
         self._ids = itertools.count(1)
@@ -77,6 +93,11 @@ class WorkerProcess:
         self._last_heard = 0.0
         self._is_retired = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would miss it: neither in use nor loading nor ending."""
+        return self.leases == 0 and self.loaded is not None and self.error is None
+
     async def run(self) -> None:
         """Start the child, have it load the model, deliver what it says until it ends. Cancelled, it ends it.
 
@@ -85,6 +106,7 @@ class WorkerProcess:
         try:
             async with rendezvous(self._settings.runtime_dir.resolve()) as (path, connected):
                 child = await self._start(path)
+                self.pid = child.pid
                 try:
                     await self._converse(child, connected)
                     await child.fade()
@@ -111,8 +133,8 @@ class WorkerProcess:
     async def generate(self, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
         """One reply, after those asked for before. Closed early, it has the worker stop.
 
-        Raises NotStarted, StreamBroken once there was text, Unavailable after ``retire``, and what the
-        request itself is refused with.
+        Raises NotStarted, TimedOut, StreamBroken once there was text, Unavailable after ``retire``, and what
+        the request itself is refused with.
         """
         ahead = len(self._mailboxes)
         request_id, mailbox = self._ask(request)
@@ -127,7 +149,7 @@ class WorkerProcess:
                 is_over = isinstance(letter, protocol.Done | protocol.Failed)
                 yield _event(letter)
         except ProviderError as error:
-            if not is_started:
+            if not is_started and not isinstance(error, TimedOut):
                 raise NotStarted(error.message) from error
             if is_answered and not self._is_retired:
                 raise StreamBroken(error.message) from error
@@ -174,8 +196,10 @@ class WorkerProcess:
                     await mailbox.wait()
             except TimeoutError:
                 if heard == max(since, self._last_heard) and self._writer is not None:
-                    self._end_with(Unavailable(f"The model {self.model.name} was silent for {limit:g} s."))
+                    silence = f"The model {self.model.name} was silent for {limit:g} s."
+                    self._end_with(WorkerEnded(silence))
                     self._writer.transport.abort()
+                    raise TimedOut(silence) from None
         return letter
 
     async def _start(self, socket: Path) -> Child:
@@ -238,7 +262,9 @@ class WorkerProcess:
 
     def _be_loaded(self, loaded: protocol.Loaded) -> None:
         self.loaded = loaded
+        self.loaded_at = datetime.now(UTC)
         self._changed.beat()
+        self._on_loaded()
         logger.info("The model %s runs on %s in %s", self.model.name, loaded.device, loaded.precision)
         if self._settings.precision not in ("auto", loaded.precision):
             logger.warning(
@@ -310,7 +336,7 @@ class WorkerProcess:
             return OutOfMemory(f"The process of the model {name} was killed, most likely for want of memory.")
         cause = signal.Signals(-return_code).name if return_code < 0 else f"exit code {return_code}"
         reason = f": {last_words.splitlines()[-1]}" if last_words else "."
-        return Unavailable(f"The process of the model {name} ended ({cause}){reason}")
+        return WorkerEnded(f"The process of the model {name} ended ({cause}){reason}")
 
 
 def _event(letter: Letter) -> ProviderEvent:

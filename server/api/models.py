@@ -5,7 +5,7 @@ from typing import Self
 
 import strawberry
 
-from providers.base import ModelInfo
+from providers.base import LoadedModel, ModelInfo, Price
 from providers.registry import Health, Registration
 from providers.router import Route
 from server.api.context import Info
@@ -40,6 +40,16 @@ class ModelCapabilities:
         )
 
 
+@strawberry.type(description="What using a model costs: US dollars for a million tokens.")
+class ModelPrice:
+    input: float = strawberry.field(description="Of what is sent.")
+    output: float = strawberry.field(description="Of what it answers.")
+
+    @classmethod
+    def of(cls, price: Price) -> Self:
+        return cls(input=price.input, output=price.output)
+
+
 @strawberry.type(description="What a model is made of. Null: its provider does not say.")
 class ModelMetadata:
     size: BigInt | None = strawberry.field(description="Bytes that its weights take on disk.")
@@ -48,6 +58,9 @@ class ModelMetadata:
     quantization: str | None = strawberry.field(description="How its weights are stored, such as Q4_K_M.")
     license: str | None = strawberry.field(description="The licence that it comes with.")
     last_updated: datetime | None = strawberry.field(description="When its files last changed.")
+    price: ModelPrice | None = strawberry.field(
+        description="What it costs at most, where several hosts may answer for it."
+    )
 
     @classmethod
     def of(cls, model: ModelInfo) -> Self:
@@ -59,6 +72,22 @@ class ModelMetadata:
             quantization=metadata.quantization,
             license=metadata.license,
             last_updated=metadata.updated_at,
+            price=ModelPrice.of(metadata.price) if metadata.price else None,
+        )
+
+
+@strawberry.type(description="A model's place in memory. Null: its provider does not say.")
+class Residency:
+    memory_bytes: BigInt | None = strawberry.field(description="Bytes of memory that it takes, as measured.")
+    leases: int | None = strawberry.field(description="How many requests have it now: it stays for them.")
+    loaded_at: datetime | None = strawberry.field(description="When it was loaded.")
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Self:
+        return cls(
+            memory_bytes=None if model.memory_bytes is None else BigInt(model.memory_bytes),
+            leases=model.leases,
+            loaded_at=model.loaded_at,
         )
 
 
@@ -93,8 +122,15 @@ class Model:
 
     @resolver("What it would take for it to answer.")
     def state(self, info: Info) -> ModelState:
-        health = info.context.registry.health(self.owner.provider.name)
-        return ModelState.UNREACHABLE if health.status is HealthStatus.DOWN else self.record.state
+        return ModelState.UNREACHABLE if self._is_out_of_reach(info) else self.record.state
+
+    @resolver("Its place in memory, as its provider last listed it; null while it is not loaded.")
+    def residency(self, info: Info) -> Residency | None:
+        loaded = self.record.residency
+        return None if loaded is None or self._is_out_of_reach(info) else Residency.of(loaded)
+
+    def _is_out_of_reach(self, info: Info) -> bool:
+        return info.context.registry.health(self.owner.provider.name).status is HealthStatus.DOWN
 
     def matches(self, search: str) -> bool:
         wanted = search.casefold()

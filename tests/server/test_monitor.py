@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from db import models
 from db.database import Database
 from db.models import KnownModel
-from providers.base import ModelInfo, ModelMetadata, ModelState
+from providers.base import LoadedModel, ModelInfo, ModelMetadata, ModelState
 from providers.errors import Unavailable
 from providers.registry import Registration, Registry
 from server.monitor import Monitor
@@ -86,6 +87,34 @@ async def test_what_came_and_went_is_written_down(database: Database, one: Listi
         while one.asked < asked + 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert await kept(database) == ["big"]
+
+
+async def test_when_a_model_was_loaded_is_written_down_and_stays(
+    database: Database, one: ListingProvider
+) -> None:
+    """H5: as its provider says, else when it was first seen in memory."""
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    async def noted() -> dict[str, datetime | None]:
+        return {model.name: model.loaded_at for model in await models.known(database)}
+
+    async def is_noted(expected: dict[str, datetime | None]) -> bool:
+        return await noted() == expected
+
+    async def has_seen_cold() -> bool:
+        return (await noted())["cold"] is not None
+
+    one.listed = [replace(BIG, residency=LoadedModel("big", 7, loaded_at=at)), info("cold")]
+    async with watched(database, one, interval_seconds=0.02):
+        await until(lambda: is_noted({"big": at, "cold": None}))
+        one.listed = [BIG, replace(info("cold"), residency=LoadedModel("cold"))]
+        await until(has_seen_cold)
+        first_seen = (await noted())["cold"]
+        one.listed = [BIG, replace(info("cold"), residency=LoadedModel("cold", 8)), info("new")]
+        await until(lambda: is_noted({"big": at, "cold": first_seen, "new": None}))
+        later = at + timedelta(days=1)
+        one.listed = [replace(BIG, residency=LoadedModel("big", 7, loaded_at=later))]
+        await until(lambda: is_noted({"big": later}))
 
 
 async def test_without_an_interval_nobody_is_asked_before_somebody_wants_to_know(

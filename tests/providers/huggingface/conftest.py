@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from providers.base import Phase, ProviderEvent, TextDelta
+from providers.base import Phase, PhaseChanged, ProviderEvent, TextDelta
 from providers.huggingface.provider import HuggingFace
 from providers.huggingface.settings import HuggingFaceSettings
 
@@ -70,9 +70,7 @@ def demo_settings(runtime_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 async def demo(demo_settings: HuggingFaceSettings) -> AsyncGenerator[HuggingFace]:
     """The provider with the demo model loaded, shared by tests that do not kill it."""
     async with serving(demo_settings) as provider:
-        async with aclosing(provider.load(DEMO)) as phases:
-            async for phase in phases:
-                assert phase.phase is Phase.LOADING_MODEL
+        assert {phase.phase for phase in await load(provider, DEMO)} == {Phase.LOADING_MODEL}
         yield provider
 
 
@@ -90,6 +88,12 @@ async def fresh_demo(demo_settings: HuggingFaceSettings) -> AsyncGenerator[Huggi
     """The demo model in a worker of its own, to be killed."""
     async with serving(replace(demo_settings, runtime_dir=demo_settings.runtime_dir / "own")) as provider:
         yield provider
+
+
+async def load(provider: HuggingFace, model: str) -> list[PhaseChanged]:
+    """What the load was at, once it is done."""
+    async with aclosing(provider.load(model)) as phases:
+        return [phase async for phase in phases]
 
 
 async def until_text(events: AsyncGenerator[ProviderEvent, None]) -> None:

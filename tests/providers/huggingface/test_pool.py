@@ -7,7 +7,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from providers.base import GenerationOptions, LoadedModel, ModelState, Phase, PhaseChanged
+from providers.base import GenerationOptions, ModelState, Phase, PhaseChanged
 from providers.errors import InUse, Overloaded, Unavailable
 from providers.huggingface.settings import HuggingFaceSettings
 from tests.providers.conftest import chat, collect, outcome, text_of
@@ -115,7 +115,8 @@ async def test_a_model_is_unloaded_unless_somebody_uses_it(settings: HuggingFace
         assert await provider.loaded() == []
         async with aclosing(provider.stream(chat("endless", options=_LONG))) as events:
             await until_text(events)
-            assert await provider.loaded() == [LoadedModel("endless", leases=1)]
+            [held] = await provider.loaded()
+            assert (held.name, held.leases) == ("endless", 1)
             with pytest.raises(InUse, match="endless is in use"):
                 await provider.unload("endless")
             await until_text(events)

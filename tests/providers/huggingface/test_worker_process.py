@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from providers.base import GenerationOptions, ModelState, PhaseChanged, ProviderEvent
-from providers.errors import LoadFailed, OutOfMemory, ProviderError, Unavailable
+from providers.errors import LoadFailed, OutOfMemory, ProviderError, TimedOut, Unavailable
 from providers.huggingface.settings import HuggingFaceSettings
+from providers.huggingface.worker_process import WorkerEnded
 from tests.providers.conftest import chat, collect, outcome, text_of
 from tests.providers.huggingface.conftest import serving
 from tests.providers.huggingface.processes import ended, workers
@@ -42,7 +43,7 @@ async def _pid(events: AsyncGenerator[ProviderEvent, None]) -> int:
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [
-        ("exits", Unavailable, "(exit code 1): it has no torch"),
+        ("exits", WorkerEnded, "(exit code 1): it has no torch"),
         ("version", Unavailable, "speaks version 2 of the protocol and the server version 1"),
         ("garbage", Unavailable, "cannot be read"),
         ("huge", Unavailable, "4294967295 bytes was announced"),
@@ -82,7 +83,7 @@ async def test_a_conversion_may_take_longer_than_a_load_as_long_as_it_advances(
 async def test_a_silent_worker_is_ended_and_its_stream_fails(settings: HuggingFaceSettings) -> None:
     async with serving(replace(_with_fault(settings, "mute"), stream_timeout_seconds=0.3)) as provider:
         _, error = await outcome(provider.stream(chat("model")))
-        assert isinstance(error, Unavailable)
+        assert isinstance(error, TimedOut)
         assert "silent for 0.3 s" in error.message
         for worker in workers(settings):
             assert await ended(worker.pid, within_seconds=1)

@@ -1,11 +1,20 @@
 """Models and providers, as clients see them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from providers.base import ModelCapabilities, ModelInfo, ModelMetadata, ModelState, ModelType
+from providers.base import (
+    LoadedModel,
+    ModelCapabilities,
+    ModelInfo,
+    ModelMetadata,
+    ModelState,
+    ModelType,
+    Price,
+)
 from tests.graphql_client import Failed
 from tests.server.api.conftest import House
 
@@ -25,6 +34,7 @@ MOON = ModelInfo(
         quantization="Q4_K_M",
         license="apache-2.0",
         updated_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        price=Price(0.5, 1.5),
     ),
     state=ModelState.COLD,
 )
@@ -35,7 +45,7 @@ WHOLE = """
   capabilities {
     supportsVision supportsStreaming supportsTools supportsReasoning maxContextLength supportedLanguages
   }
-  metadata { size parameters architecture quantization license lastUpdated }
+  metadata { size parameters architecture quantization license lastUpdated price { input output } }
 """
 AVAILABLE = """
 query ($provider: String, $search: String, $capabilities: [Capability!], $refresh: Boolean) {
@@ -82,6 +92,7 @@ async def test_a_model_says_all_that_is_known_of_it(house: House) -> None:
             "quantization": "Q4_K_M",
             "license": "apache-2.0",
             "lastUpdated": "2026-01-02T03:04:05+00:00",
+            "price": {"input": 0.5, "output": 1.5},
         },
     }
 
@@ -94,6 +105,24 @@ async def test_what_is_not_known_is_null(house: House) -> None:
         "supportedLanguages": [],
     }
     assert star["description"] is None
+
+
+async def test_a_model_in_memory_says_what_it_takes(house: House) -> None:
+    """H6."""
+    ask = "query ($name: String!) { model(name: $name) { residency { memoryBytes leases loadedAt } } }"
+    assert await house.client.ask(ask, name="dark:moon") == {"residency": None}
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    house.dark.listed = [
+        replace(MOON, residency=LoadedModel("moon", 5_000_000_000, leases=2, loaded_at=at)),
+        replace(STAR, residency=LoadedModel("star")),
+    ]
+    await names(house, refresh=True)
+    moon = {"memoryBytes": 5_000_000_000, "leases": 2, "loadedAt": "2026-01-02T03:04:05+00:00"}
+    assert await house.client.ask(ask, name="dark:moon") == {"residency": moon}
+    assert await house.client.ask(ask, name="dark:star") == {"residency": dict.fromkeys(moon)}
+    house.dark.is_on = False
+    await names(house, refresh=True)
+    assert await house.client.ask(ask, name="dark:moon") == {"residency": None}
 
 
 async def test_a_model_is_found_by_every_name_that_a_message_takes(house: House) -> None:
