@@ -4,9 +4,11 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from operator import attrgetter
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 import httpx
@@ -19,6 +21,7 @@ from providers.errors import (
     Overloaded,
     ProviderError,
     QuotaExceeded,
+    TimedOut,
     Unavailable,
 )
 
@@ -27,6 +30,8 @@ MAX_BODY_BYTES = 16 << 20
 MAX_ERROR_BYTES = 64 << 10
 MAX_ERROR_CHARACTERS = 400
 ERROR_BODY_SECONDS = 2.0
+MASK = "[hidden]"
+_SHORTEST_SECRET = 6
 
 T = TypeVar("T")
 
@@ -34,11 +39,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class HttpFailure:
     """An answer that is an error. ``text`` is what the server said about it; ``None`` if it said nothing in
-    a form that an API uses (a proxy's HTML page, an empty body)."""
+    a form that an API uses (a proxy's HTML page, an empty body). ``body`` is the decoded JSON that says it,
+    for the vendor's own codes."""
 
     status: int
     text: str | None
     retry_after_seconds: float | None = None
+    body: object = field(default=None, repr=False)
 
 
 _BY_STATUS: dict[int, type[ProviderError]] = {
@@ -69,14 +76,15 @@ def error_text(body: object) -> str | None:
             pass
         case {"error": {"message": str(text)}} if text:
             pass
-        case {"error": error} if error:
+        case {"error": error} | {"detail": [_, *_] as error} if error:
             text = msgspec.json.encode(error).decode()
         case {"message": str(text)} | {"detail": str(text)} if text:
             pass
+        case [dict() as inner]:
+            return error_text(inner)
         case _:
             return None
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
+    return " ".join(text.split())
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -99,8 +107,10 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | No
 class Upstream:
     """One HTTP server that a provider talks to. Raises only ``ProviderError``.
 
-    Messages name it by ``label``: its name and origin, never a URL's user information, path or query.
-    Nothing here limits how long a stream may be silent: ``reply.complete_reply`` does.
+    Messages name it by ``label``: its name and origin, never a URL's user information, path or query, and
+    never what ``headers`` hold, also where the server repeats that. A redirect is not followed, so that no
+    key goes anywhere else. Nothing here limits how long a stream may be silent: ``reply.complete_reply``
+    does.
     """
 
     def __init__(
@@ -110,11 +120,16 @@ class Upstream:
         name: str,
         connect_timeout_seconds: float,
         classify: Callable[[HttpFailure], type[ProviderError]] = error_class,
+        retry_after: Callable[[HttpFailure], float | None] = attrgetter("retry_after_seconds"),
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """``headers`` go with every request. Raises ValueError for one that HTTP cannot send."""
         url = httpx.URL(base_url)
         self.origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
         self.label = f"{name} at {self.origin}"
         self._classify = classify
+        self._retry_after = retry_after
+        self._secrets = _secrets(headers)
         # trust_env is off: the environment would put a proxy between us and localhost, and ~/.netrc would
         # add credentials that nobody configured. There is no limit on connections: a list or a health check
         # must not queue behind a hundred streams. identity: compression would hold tokens back.
@@ -122,7 +137,8 @@ class Upstream:
             base_url=base_url,
             timeout=httpx.Timeout(None, connect=connect_timeout_seconds),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0),
-            headers={"accept-encoding": "identity", "content-type": "application/json"},
+            headers={"accept-encoding": "identity", "content-type": "application/json", **headers},
+            follow_redirects=False,
             trust_env=False,
         )
 
@@ -151,24 +167,30 @@ class Upstream:
                     if len(whole) > MAX_BODY_BYTES:
                         raise Unavailable(f"{self.label} answered with more than {MAX_BODY_BYTES} bytes")
         except TimeoutError:
-            raise Unavailable(f"{self.label} did not answer within {timeout_seconds:g} s") from None
+            raise TimedOut(f"{self.label} did not answer within {timeout_seconds:g} s") from None
         return bytes(whole)
 
-    def decode(self, data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    def decode(self, data: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:
         try:
             return decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unavailable(f"{self.label} sent something that is not what its API sends") from error
 
     def error(self, failure: HttpFailure) -> ProviderError:
-        said = f"{failure.text} (HTTP {failure.status})" if failure.text else f"HTTP {failure.status}"
+        text = _shortened(self._masked(failure.text)) if failure.text else None
+        said = f"{text} (HTTP {failure.status})" if text else f"HTTP {failure.status}"
         return self._classify(failure)(
-            f"{self.label} answered: {said}", retry_after_seconds=failure.retry_after_seconds
+            f"{self.label} answered: {said}", retry_after_seconds=self._retry_after(failure)
         )
 
     async def aclose(self) -> None:
         """Close every connection, those of open streams too; these end with ``Unavailable``."""
         await self._client.aclose()
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -176,6 +198,20 @@ class Upstream:
             yield
         except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError) as error:
             raise Unavailable(f"{self.label} {_happened(error)}") from error
+
+
+def _secrets(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What must not be shown. Not all of it is a key, but whatever a vendor calls its header, the key is
+    among it; after a scheme (``Bearer``) it is the last word."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the header {name} has characters that HTTP cannot send")  # httpx would show it
+    words = {value.rpartition(" ")[2] for value in headers.values()}
+    return tuple(word for word in words if len(word) >= _SHORTEST_SECRET)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
 def _happened(error: Exception) -> str:
@@ -203,10 +239,13 @@ async def _failure(response: httpx.Response) -> HttpFailure:
                 body += chunk
                 if len(body) > MAX_ERROR_BYTES:
                     break
+    said: object = None
     text = None
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = error_text(msgspec.json.decode(body))
-    return HttpFailure(response.status_code, text, retry_after_seconds(response.headers, datetime.now(UTC)))
+        said = msgspec.json.decode(body)
+        text = error_text(said)
+    retry_after = retry_after_seconds(response.headers, datetime.now(UTC))
+    return HttpFailure(response.status_code, text, retry_after, said)
 
 
 async def read_lines(

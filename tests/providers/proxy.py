@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Self
 
 from tests.providers.replay import reset
 
@@ -42,6 +43,8 @@ class FaultProxy:
     def cut(self, *, abruptly: bool = True) -> None:
         """End every connection, with a TCP RST or with a FIN."""
         for writer in self._clients:
+            if writer.is_closing():
+                continue  # already ended; its task has not come round to it yet
             if abruptly:
                 reset(writer)
             else:
@@ -53,7 +56,7 @@ class FaultProxy:
             await self._changed.wait_for(lambda: condition(self))
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["FaultProxy"]:
+    async def running(self) -> AsyncIterator[Self]:
         listener = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
         self._port = listener.sockets[0].getsockname()[1]
         try:
@@ -72,12 +75,12 @@ class FaultProxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._clients.add(writer)
         try:
             above_reader, above = await asyncio.open_connection(*self._target)
         except OSError:
             reset(writer)
             return
+        self._clients.add(writer)
         down = asyncio.create_task(self._to_client(above_reader, writer))
         try:
             await self._to_server(reader, above)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,8 +23,11 @@ Piece = bytes | Break
 
 @dataclass(frozen=True, slots=True)
 class Received:
+    """The names of its headers are in lower case."""
+
     method: str
     path: str
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -55,11 +58,13 @@ def stream(parts: Iterable[bytes], *ending: Piece) -> tuple[Piece, ...]:
 
 @dataclass
 class ReplayServer:
-    """``answers`` maps a path to its pieces; they are written one by one. A connection is used again unless
-    the pieces broke it."""
+    """``answers`` maps a path to its pieces, or to what makes them of the request; they are written one by
+    one. A connection is used again unless the pieces broke it."""
 
     url: str
-    answers: dict[str, tuple[Piece, ...]] = field(default_factory=dict)
+    answers: dict[str, tuple[Piece, ...] | Callable[[Received], tuple[Piece, ...]]] = field(
+        default_factory=dict
+    )
     received: list[Received] = field(default_factory=list)
     connections: int = 0
 
@@ -70,8 +75,10 @@ class ReplayServer:
 async def _read_request(reader: asyncio.StreamReader) -> Received:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     method, path, _ = head.split(" ", 2)
-    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-    return Received(method, path, await reader.readexactly(int(headers.get("content-length", "0"))))
+    lines = (line.partition(": ") for line in head.split("\r\n")[1:] if line)
+    headers = {name.lower(): value for name, _, value in lines}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Received(method, path, headers, body)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -110,7 +117,8 @@ async def replay_server() -> AsyncIterator[ReplayServer]:
                 request = await _read_request(reader)
                 server.received.append(request)
                 not_found: tuple[Piece, ...] = (answer(b"404 page not found", status=404),)
-                usable = await _write(writer, server.answers.get(request.path, not_found))
+                found = server.answers.get(request.path, not_found)
+                usable = await _write(writer, found(request) if callable(found) else found)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

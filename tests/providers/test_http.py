@@ -98,6 +98,44 @@ def test_every_status_has_a_class(status: int, text: str | None) -> None:
     assert issubclass(error_class(HttpFailure(status, text)), ProviderError)
 
 
+async def test_headers_go_with_every_request_and_are_in_no_message(server: ReplayServer) -> None:
+    """Also where the server repeats them, and where the text has to be cut just there."""
+    headers = {"x-api-key": "key-0123456789", "authorization": "Bearer token-0123456789"}
+    text = "no key-0123456789 nor token-0123456789, " + "x" * 345
+    source = Upstream(server.url, name="Test", connect_timeout_seconds=0.2, headers=headers)
+    for end in range(20):
+        server.answers["/x"] = (answer({"error": f"{text}{'x' * end} key-0123456789"}, status=400),)
+        with pytest.raises(BadRequest) as caught:
+            await whole(source.stream("GET", "/x"))
+        assert caught.value.message.startswith(f"Test at {server.url} answered: no [hidden] nor [hidden], xx")
+        assert "0123" not in caught.value.message
+    await source.aclose()
+    assert all(headers.items() <= request.headers.items() for request in server.received)
+    assert server.received[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("value", ["hush\nhush", "hüsh", "hush\x00"])
+def test_a_header_that_cannot_be_sent_is_not_shown(value: str) -> None:
+    with pytest.raises(ValueError, match="the header x-api-key") as caught:
+        Upstream("http://x", name="Test", connect_timeout_seconds=1, headers={"x-api-key": value})
+    assert value not in str(caught.value)
+
+
+async def test_long_texts_are_cut(server: ReplayServer) -> None:
+    server.answers["/x"] = (answer({"error": "x" * 500}, status=400),)
+    async with upstream(server.url) as source:
+        with pytest.raises(BadRequest, match=f"answered: {'x' * 399}… "):
+            await whole(source.stream("GET", "/x"))
+
+
+async def test_a_redirect_is_not_followed(server: ReplayServer) -> None:
+    server.answers["/x"] = (answer(b"", status=307, headers={"location": f"{server.url}/y"}),)
+    async with upstream(server.url) as source:
+        with pytest.raises(Unavailable, match="HTTP 307"):
+            await whole(source.stream("GET", "/x"))
+    assert server.paths() == ["/x"]
+
+
 async def test_page_instead_of_an_error_object(server: ReplayServer) -> None:
     """A web server's own 404 means a wrong address, not an unknown model; its page is not shown."""
     server.answers["/x"] = (answer(b"<html><h1>Not Found</h1></html>", status=404),)
@@ -125,7 +163,9 @@ async def test_error_body_that_is_cut_keeps_its_status(server: ReplayServer) -> 
         ({"object": "error", "message": "vllm"}, "vllm"),
         ({"detail": "fastapi"}, "fastapi"),
         ({"error": "two\n  lines"}, "two lines"),
-        ({"error": "x" * 500}, "x" * 399 + "…"),
+        ({"detail": [{"loc": ["top_k"], "msg": "unknown"}]}, '[{"loc":["top_k"],"msg":"unknown"}]'),
+        ([{"error": {"message": "deep in a list"}}], "deep in a list"),
+        ({"detail": []}, None),
         ({"error": ""}, None),
         ({"error": None}, None),
         ({}, None),
