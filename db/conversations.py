@@ -1,10 +1,11 @@
 """Conversations and their trees of messages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from db.bell import Channel, ring
 from db.database import Database
 from db.generation_log import joined_text
 
@@ -131,21 +132,42 @@ async def update(
     database: Database, viewer_id: str, conversation_id: UUID, change: ConversationChange
 ) -> Conversation | None:
     """The conversation as it is then; None where there is none."""
-    row = await database.fetchrow(
-        f"""
-        UPDATE conversations c
-        SET title = coalesce($3, title), system_prompt = nullif(coalesce($4, system_prompt), ''),
-            archived = coalesce($5, archived), updated_at = now()
-        WHERE c.viewer_id = $1 AND c.id = $2
-        RETURNING {_CONVERSATION}
-        """,
-        viewer_id,
-        conversation_id,
-        change.title,
-        change.system_prompt,
-        change.archived,
-    )
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(
+            f"""
+            UPDATE conversations c
+            SET title = coalesce($3, title), system_prompt = nullif(coalesce($4, system_prompt), ''),
+                archived = coalesce($5, archived), updated_at = now()
+            WHERE c.viewer_id = $1 AND c.id = $2
+            RETURNING {_CONVERSATION}
+            """,
+            viewer_id,
+            conversation_id,
+            change.title,
+            change.system_prompt,
+            change.archived,
+        )
+        await ring(connection, Channel.CONVERSATIONS)
     return Conversation(**dict(row)) if row else None
+
+
+async def changed(
+    database: Database, seen: Collection[tuple[UUID, datetime]]
+) -> dict[UUID, Conversation | None]:
+    """Those that have changed since they were seen with the ``updated_at`` beside them; None for those that
+    were deleted. Every change moves ``updated_at``, a generation's begin and its end among them."""
+    rows = await database.fetch(
+        f"""
+        SELECT seen.id AS seen_id, {_CONVERSATION}
+        FROM unnest($1::uuid[], $2::timestamptz[]) AS seen(id, updated_at)
+        LEFT JOIN conversations c ON c.id = seen.id
+        WHERE c.updated_at IS DISTINCT FROM seen.updated_at
+        """,
+        [id_ for id_, _ in seen],
+        [updated_at for _, updated_at in seen],
+    )
+    found = {columns.pop("seen_id"): columns for columns in map(dict, rows)}
+    return {id_: Conversation(**columns) if columns["id"] else None for id_, columns in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

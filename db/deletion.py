@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from db.bell import Channel, ring
 from db.database import Conflict, Connection, Database
 
 _BELOW = """
@@ -67,6 +68,7 @@ async def delete_below(database: Database, viewer_id: str, message_id: UUID) -> 
                 below,
             )
             await connection.execute("DELETE FROM messages WHERE id = ANY($1::uuid[])", below)
+            await ring(connection, Channel.CONVERSATIONS)
     return len(below)
 
 
@@ -81,6 +83,7 @@ async def delete_conversation(database: Database, viewer_id: str, conversation_i
         if running:
             raise Conflict("a reply has begun in this conversation in the meantime; try again")
         await connection.execute("DELETE FROM conversations WHERE id = $1", conversation_id)
+        await ring(connection, Channel.CONVERSATIONS)
 
 
 async def _lock(connection: Connection, viewer_id: str, conversation_id: UUID) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from db import usage
+from db.bell import Channel, ring
 from db.database import Connection, Database
 from db.usage import Attempt
 
@@ -60,8 +61,8 @@ async def append(
     database: Database, owner: UUID, rows: Sequence[LogRow], statuses: Mapping[UUID, str]
 ) -> set[UUID]:
     """Store the rows, and the new statuses, of those generations that still run and are this owner's, in
-    one commit, and return which these were. Rows that are there already stay as they are, so that a commit
-    whose fate is unknown can be repeated.
+    one commit and with one ring of the bell, and return which these were. Rows that are there already stay
+    as they are, so that a commit whose fate is unknown can be repeated.
 
     The lock in ``mine`` is the fence: whoever closes or claims a generation comes before it or after it.
     """
@@ -82,7 +83,7 @@ async def append(
             FROM unnest($5::uuid[], $6::text[]) AS new(id, status) JOIN mine USING (id)
             WHERE g.id = new.id
         )
-        SELECT id FROM mine
+        SELECT id, (SELECT pg_notify($7, '')) FROM mine
         """,
         owner,
         [row.generation_id for row in rows],
@@ -90,6 +91,7 @@ async def append(
         [row.event for row in rows],
         list(statuses),
         list(statuses.values()),
+        Channel.LOG,
     )
     return {row["id"] for row in accepted}
 
@@ -108,15 +110,34 @@ async def events(database: Database, generation_id: UUID, after: int, limit: int
     return [LogRow(**dict(row)) for row in rows]
 
 
-async def terminal_event(database: Database, generation_id: UUID) -> LogRow | None:
-    """The last row of a generation that has ended, None while it runs. Raises LookupError when there is no
+async def events_of_many(database: Database, after: Mapping[UUID, int], limit: int) -> list[LogRow]:
+    """Of each generation up to ``limit`` rows that follow the number beside it, together and in order."""
+    rows = await database.fetch(
+        """
+        SELECT e.generation_id, e.seq, e.event
+        FROM unnest($1::uuid[], $2::int[]) AS wanted(id, after)
+        CROSS JOIN LATERAL (
+            SELECT generation_id, seq, event::text AS event FROM generation_events
+            WHERE generation_id = wanted.id AND seq > wanted.after ORDER BY seq LIMIT $3
+        ) e
+        ORDER BY e.generation_id, e.seq
+        """,
+        list(after),
+        list(after.values()),
+        limit,
+    )
+    return [LogRow(**dict(row)) for row in rows]
+
+
+async def last_row(database: Database, generation_id: UUID) -> tuple[LogRow, bool]:
+    """The last row so far, and whether the generation has ended with it. Raises LookupError when there is no
     such generation."""
     row = await database.fetchrow(
         """
-        SELECT g.finished_at, last.seq, last.event
+        SELECT last.generation_id, last.seq, last.event, g.finished_at IS NOT NULL AS is_ended
         FROM generations g
         CROSS JOIN LATERAL (
-            SELECT seq, event::text AS event FROM generation_events WHERE generation_id = g.id
+            SELECT generation_id, seq, event::text AS event FROM generation_events WHERE generation_id = g.id
             ORDER BY seq DESC LIMIT 1
         ) last
         WHERE g.id = $1
@@ -125,7 +146,7 @@ async def terminal_event(database: Database, generation_id: UUID) -> LogRow | No
     )
     if row is None:
         raise LookupError("generation")
-    return LogRow(generation_id, row["seq"], row["event"]) if row["finished_at"] else None
+    return LogRow(generation_id, row["seq"], row["event"]), row["is_ended"]
 
 
 async def finish(database: Database, owner: UUID, ending: Ending) -> bool:
@@ -151,6 +172,7 @@ async def finish(database: Database, owner: UUID, ending: Ending) -> bool:
         await _finish_message(connection, closed["message_id"], ending)
         await _touch(connection, closed["conversation_id"])
         await usage.record(connection, ending.generation_id, closed["viewer_id"], ending.attempt)
+        await ring(connection, Channel.LOG, Channel.CONVERSATIONS)
     return True
 
 
@@ -194,3 +216,34 @@ async def _finish_message(connection: Connection, message_id: UUID, ending: Endi
 
 async def _touch(connection: Connection, conversation_id: UUID) -> None:
     await connection.execute("UPDATE conversations SET updated_at = now() WHERE id = $1", conversation_id)
+
+
+async def purge(database: Database, *, ended_seconds_ago: float, generations: int) -> int:
+    """Delete what lies between the first and the last row of up to that many generations which ended so long
+    ago, and return of how many; 0 also while another process does it."""
+    async with database.transaction() as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _PURGE_LOCK):
+            return 0
+        purged = await connection.fetch(
+            """
+            WITH due AS (
+                SELECT id FROM generations
+                WHERE finished_at < now() - make_interval(secs => $1) AND purged_at IS NULL
+                ORDER BY finished_at LIMIT $2
+            ), deleted AS (
+                DELETE FROM generation_events e USING due
+                WHERE e.generation_id = due.id AND e.seq > 1
+                  AND e.seq < (SELECT max(seq) FROM generation_events last WHERE last.generation_id = due.id)
+            ), forgotten AS (
+                DELETE FROM generation_readers r USING due WHERE r.generation_id = due.id
+            )
+            UPDATE generations g SET purged_at = now() FROM due WHERE g.id = due.id
+            RETURNING g.id
+            """,
+            ended_seconds_ago,
+            generations,
+        )
+    return len(purged)
+
+
+_PURGE_LOCK = 0x7061726C65790001  # "parley" and the first of its jobs; an application's own choice

@@ -1,19 +1,21 @@
 """Generations: begun with their messages, leased to the process that writes them, claimed when it is gone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db import generation_log
+from db import generation_log, readers
+from db.bell import Channel, ring
 from db.database import Conflict, Connection, Database
 from db.generation_log import LogRow
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One reply being produced, or ended when ``finished_at`` is set."""
+    """One reply being produced, or ended when ``finished_at`` is set. Those of one conversation begin in the
+    order of their ``number``."""
 
     id: UUID
     viewer_id: str
@@ -24,14 +26,17 @@ class Generation:
     provider: str
     status: str
     owner: UUID
+    stops_without_readers: bool
     started_at: datetime
     finished_at: datetime | None
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class NewGeneration:
     """Everything that one send stores. ``parent_id`` None hangs the message on the conversation's head;
-    ``title`` is for a conversation that begins here, or has none yet."""
+    ``title`` is for a conversation that begins here, or has none yet. ``client_key`` is the client's own
+    name for this send, ``request_digest`` says what was sent by it."""
 
     id: UUID
     viewer_id: str
@@ -49,19 +54,23 @@ class NewGeneration:
     started_event: str
     owner: UUID
     lease_seconds: float
+    client_key: str | None = None
+    request_digest: bytes | None = None
+    stops_without_readers: bool = False
 
 
 _GENERATION = """
     g.id, g.viewer_id, g.conversation_id, g.user_message_id, g.message_id, g.model, g.provider, g.status,
-    g.owner, g.started_at, g.finished_at
+    g.owner, g.stops_without_readers, g.started_at, g.finished_at,
+    g.number
 """
 
 
 async def begin(database: Database, new: NewGeneration) -> Generation:
     """Store the user's message, the reply's empty one and the generation, all or nothing.
 
-    Raises Conflict while the message to hang on is still being written, LookupError when the conversation
-    or the parent is not there.
+    Raises Conflict while the message to hang on is still being written or when the client key was used
+    before, LookupError when the conversation or the parent is not there.
     """
     async with database.transaction() as connection:
         parent_id = None
@@ -79,8 +88,10 @@ async def begin(database: Database, new: NewGeneration) -> Generation:
         row = await connection.fetchrow(
             f"""
             INSERT INTO generations AS g (id, viewer_id, conversation_id, user_message_id, message_id, model,
-                                          provider, options, status, owner, lease_until)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, now() + make_interval(secs => $10))
+                                          provider, options, status, owner, lease_until, client_key,
+                                          request_digest, stops_without_readers)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, now() + make_interval(secs => $10),
+                    $11, $12, $13)
             RETURNING {_GENERATION}
             """,
             new.id,
@@ -93,8 +104,14 @@ async def begin(database: Database, new: NewGeneration) -> Generation:
             new.options,
             new.owner,
             new.lease_seconds,
+            new.client_key,
+            new.request_digest,
+            new.stops_without_readers,
         )
+        if new.stops_without_readers:
+            await readers.expect(connection, new.id, new.lease_seconds)
         await generation_log.insert(connection, [LogRow(new.id, 1, new.started_event)])
+        await ring(connection, Channel.CONVERSATIONS)
     assert row is not None  # noqa: S101 - an INSERT without a condition returns its row
     return Generation(**dict(row))
 
@@ -163,6 +180,24 @@ async def get(database: Database, viewer_id: str, generation_id: UUID) -> Genera
     return Generation(**dict(row)) if row else None
 
 
+async def of_client_key(
+    database: Database, viewer_id: str, client_key: str
+) -> tuple[Generation, bytes] | None:
+    """The generation that was begun with this key, and the digest of what was sent."""
+    row = await database.fetchrow(
+        f"""
+        SELECT {_GENERATION}, g.request_digest FROM generations g WHERE g.viewer_id = $1 AND g.client_key = $2
+        """,
+        viewer_id,
+        client_key,
+    )
+    if row is None:
+        return None
+    found = dict(row)
+    digest: bytes = found.pop("request_digest")
+    return Generation(**found), digest
+
+
 async def get_many(database: Database, viewer_id: str, ids: Sequence[UUID]) -> list[Generation]:
     """Those of the generations that exist, in no particular order."""
     rows = await database.fetch(
@@ -186,10 +221,50 @@ async def of_messages(database: Database, viewer_id: str, message_ids: Sequence[
     return [Generation(**dict(row)) for row in rows]
 
 
+async def current(database: Database, viewer_id: str, conversation_id: UUID) -> list[Generation]:
+    """The conversation's newest generation, and all that run in it, in the order that they began in."""
+    rows = await database.fetch(
+        f"""
+        WITH newest AS (
+            SELECT id FROM generations WHERE viewer_id = $1 AND conversation_id = $2
+            ORDER BY number DESC LIMIT 1
+        )
+        SELECT {_GENERATION} FROM generations g
+        WHERE g.id IN (
+            SELECT id FROM newest
+            UNION SELECT id FROM generations
+            WHERE viewer_id = $1 AND conversation_id = $2 AND finished_at IS NULL
+        )
+        ORDER BY g.number
+        """,
+        viewer_id,
+        conversation_id,
+    )
+    return [Generation(**dict(row)) for row in rows]
+
+
+async def begun_since(database: Database, numbers: Mapping[UUID, int]) -> list[Generation]:
+    """Of each conversation those that follow the number beside it, in the order that they began in."""
+    rows = await database.fetch(
+        f"""
+        SELECT {_GENERATION}
+        FROM unnest($1::uuid[], $2::bigint[]) AS known(conversation_id, number)
+        JOIN conversations c ON c.id = known.conversation_id
+        JOIN generations g
+            ON g.viewer_id = c.viewer_id AND g.conversation_id = c.id AND g.number > known.number
+        ORDER BY g.number
+        """,
+        list(numbers),
+        list(numbers.values()),
+    )
+    return [Generation(**dict(row)) for row in rows]
+
+
 async def renew(
-    database: Database, owner: UUID, running: Sequence[UUID], lease_seconds: float
+    database: Database, owner: UUID, running: Sequence[UUID], lease_seconds: float, *, judges_readers: bool
 ) -> dict[UUID, bool]:
-    """Prolong the lease of those that are still this owner's, and say of each whether it is asked to stop."""
+    """Prolong the lease of those that are still this owner's, and say of each whether it is to stop: because
+    somebody asked for that, or, where ``judges_readers``, because all its readers are gone."""
     rows = await database.fetch(
         """
         WITH running AS (
@@ -198,24 +273,50 @@ async def renew(
         )
         UPDATE generations g SET lease_until = now() + make_interval(secs => $3)
         FROM running WHERE g.id = running.id
-        RETURNING g.id, g.stop_requested_at IS NOT NULL AS is_to_stop
+        RETURNING g.id, g.stop_requested_at IS NOT NULL OR $4 AND g.stops_without_readers AND NOT EXISTS (
+            SELECT FROM generation_readers r WHERE r.generation_id = g.id AND r.present_until > now()
+        ) AS is_to_stop
         """,
         owner,
         running,
         lease_seconds,
+        judges_readers,
     )
     return {row["id"]: row["is_to_stop"] for row in rows}
 
 
-async def request_stop(database: Database, viewer_id: str, generation_id: UUID) -> None:
-    await database.execute(
-        """
-        UPDATE generations SET stop_requested_at = now()
-        WHERE viewer_id = $1 AND id = $2 AND finished_at IS NULL AND stop_requested_at IS NULL
-        """,
-        viewer_id,
-        generation_id,
+async def running(database: Database, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the generations that exist and have not ended."""
+    rows = await database.fetch(
+        "SELECT id FROM generations WHERE id = ANY($1::uuid[]) AND finished_at IS NULL", ids
     )
+    return {row["id"] for row in rows}
+
+
+async def request_stop(database: Database, viewer_id: str, generation_id: UUID) -> None:
+    """Ask the process that produces the reply to end it."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            """
+            UPDATE generations SET stop_requested_at = now()
+            WHERE viewer_id = $1 AND id = $2 AND finished_at IS NULL AND stop_requested_at IS NULL
+            """,
+            viewer_id,
+            generation_id,
+        )
+        await ring(connection, Channel.STOP)
+
+
+async def to_stop(database: Database, ids: Sequence[UUID]) -> list[UUID]:
+    """Those of the running generations that somebody asked to stop."""
+    rows = await database.fetch(
+        """
+        SELECT id FROM generations
+        WHERE id = ANY($1::uuid[]) AND finished_at IS NULL AND stop_requested_at IS NOT NULL
+        """,
+        ids,
+    )
+    return [row["id"] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,22 +334,28 @@ class Abandoned:
 
 async def claim_abandoned(database: Database, owner: UUID, lease_seconds: float) -> list[Abandoned]:
     """Make every generation whose lease has run out this owner's, by compare-and-set on the lease."""
-    rows = await database.fetch(
-        """
-        WITH expired AS (
-            SELECT id FROM generations WHERE finished_at IS NULL AND lease_until < now()
-            ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
-        ), claimed AS (
+    async with database.transaction() as connection:
+        claimed = await connection.fetch(
+            """
+            WITH expired AS (
+                SELECT id FROM generations WHERE finished_at IS NULL AND lease_until < now()
+                ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+            )
             UPDATE generations g SET owner = $1, lease_until = now() + make_interval(secs => $2)
             FROM expired WHERE g.id = expired.id
-            RETURNING g.id, g.model, g.provider, g.started_at
+            RETURNING g.id
+            """,
+            owner,
+            lease_seconds,
         )
-        SELECT c.id, c.model, c.provider, c.started_at, max(e.seq) AS last_seq,
-               coalesce(sum(length(e.event->>'text')), 0) AS characters
-        FROM claimed c JOIN generation_events e ON e.generation_id = c.id
-        GROUP BY c.id, c.model, c.provider, c.started_at
-        """,
-        owner,
-        lease_seconds,
-    )
+        # A statement of its own: what the late owner stored while the first one began is not in its snapshot.
+        rows = await connection.fetch(
+            """
+            SELECT g.id, g.model, g.provider, g.started_at, max(e.seq) AS last_seq,
+                   coalesce(sum(length(e.event->>'text')), 0) AS characters
+            FROM generations g JOIN generation_events e ON e.generation_id = g.id
+            WHERE g.id = ANY($1::uuid[]) GROUP BY g.id
+            """,
+            [row["id"] for row in claimed],
+        )
     return [Abandoned(**dict(row)) for row in rows]

@@ -58,7 +58,17 @@ CREATE TABLE public.generations (
     finished_at timestamp with time zone,
     stops_without_readers boolean DEFAULT false NOT NULL,
     purged_at timestamp with time zone,
+    number bigint NOT NULL,
     CONSTRAINT generations_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'loading_model'::text, 'waiting'::text, 'streaming'::text, 'retrying'::text, 'completed'::text, 'stopped'::text, 'failed'::text, 'interrupted'::text])))
+);
+
+ALTER TABLE public.generations ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.generations_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE public.messages (
@@ -166,11 +176,13 @@ CREATE INDEX conversations_newest ON public.conversations USING btree (viewer_id
 
 CREATE INDEX conversations_of_head ON public.conversations USING btree (head_id);
 
-CREATE INDEX generations_of_conversation ON public.generations USING btree (viewer_id, conversation_id);
+CREATE INDEX generations_of_conversation ON public.generations USING btree (viewer_id, conversation_id, number);
 
 CREATE INDEX generations_of_user_message ON public.generations USING btree (user_message_id);
 
 CREATE INDEX generations_running ON public.generations USING btree (lease_until) WHERE (finished_at IS NULL);
+
+CREATE INDEX generations_running_in ON public.generations USING btree (viewer_id, conversation_id) WHERE (finished_at IS NULL);
 
 CREATE INDEX generations_to_purge ON public.generations USING btree (finished_at) WHERE ((finished_at IS NOT NULL) AND (purged_at IS NULL));
 

@@ -5,19 +5,19 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import assert_never
 from uuid import UUID, uuid4
 
 from db import conversations, generations
 from db.conversations import Conversation, Message
-from db.database import Database
+from db.database import Conflict, Database
 from db.generations import Generation, NewGeneration
 from providers import base
 from providers.base import ChatMessage, ChatRequest, Finished, FinishReason, Role, UsageReport
 from providers.errors import StreamBroken
 from providers.router import Route, Router
-from server.draft import Draft, DraftLimits
+from server.draft import Draft, DraftLimits, given
 from server.errors import ChatError, ErrorCode, to_chat_error
 from server.events import (
     Completed,
@@ -91,12 +91,15 @@ class ChatEngine:
         return self._draining
 
     async def send(self, viewer_id: str, draft: Draft) -> Generation:
-        """Store the message and start its reply.
+        """Store the message and start its reply; where it was sent before, with the same client key, the
+        reply is the one that began then.
 
         Raises ChatError, ProviderError (an unknown model) or DatabaseError; then nothing is stored.
         """
-        self._refuse_while_draining()
         draft = self._limits.checked(draft)
+        if earlier := await self.sent(viewer_id, draft):
+            return earlier
+        self._refuse_while_draining()
         conversation = await self._conversation(viewer_id, draft)
         route = await self._router.resolve(draft.model or (conversation.model if conversation else None))
         new = self._new_generation(viewer_id, draft, conversation, route)
@@ -111,7 +114,29 @@ class ChatEngine:
             # The sender is gone. A generation that was stored and not started would keep its lease, and its
             # conversation its unfinished head, for as long as this process lives.
             await asyncio.wait({beginning})
+            beginning.exception()  # nobody is left to be told
             raise
+        except Conflict:
+            if earlier := await self.sent(viewer_id, draft):  # by somebody who was a little quicker
+                return earlier
+            raise
+
+    async def sent(self, viewer_id: str, draft: Draft) -> Generation | None:
+        """The generation that sending this draft began, by its client key; None where it was not sent yet.
+
+        Raises ChatError, also when another message was sent with the key.
+        """
+        draft = self._limits.checked(draft)
+        if draft.client_key is None:
+            return None
+        found = await generations.of_client_key(self._database, viewer_id, draft.client_key)
+        if found is None:
+            return None
+        generation, digest = found
+        if digest != draft.digest():
+            message = f"the clientKey {draft.client_key!r} was used for another message; choose a new one"
+            raise ChatError(ErrorCode.CLIENT_KEY_REUSED, message)
+        return generation
 
     async def stop(self, viewer_id: str, generation_id: UUID) -> Generation:
         """End a reply and keep its text; one that has ended already stays as it is.
@@ -179,10 +204,13 @@ class ChatEngine:
             text=draft.text,
             model=route.full_name,
             provider=route.provider_name,
-            options={name: value for name, value in asdict(draft.options).items() if value not in (None, ())},
+            options=given(self._limits.completed(draft.options)),
             started_event=encode(started),
             owner=self._log.owner,
             lease_seconds=self._log.timing.lease_seconds,
+            client_key=draft.client_key,
+            request_digest=draft.digest() if draft.client_key else None,
+            stops_without_readers=draft.stops_without_readers,
         )
 
     def _start(self, generation: Generation, draft: Draft, route: Route, system_prompt: str | None) -> None:
@@ -221,7 +249,8 @@ class ChatEngine:
 
     async def _produce(self, running: _Running) -> FinishReason:
         messages = await self._history(running)
-        request = ChatRequest(running.route.model, messages, running.draft.options)
+        options = self._limits.completed(running.draft.options)
+        request = ChatRequest(running.route.model, messages, options)
         finished: FinishReason | None = None
         async with aclosing(self._router.stream(running.route, request)) as events:
             async for event in events:

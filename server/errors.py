@@ -20,6 +20,7 @@ class ErrorCode(StrEnum):
     BAD_INPUT = "BAD_INPUT"
     NOT_FOUND = "NOT_FOUND"
     CONFLICT = "CONFLICT"
+    CLIENT_KEY_REUSED = "CLIENT_KEY_REUSED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     MODEL_LOAD_FAILED = "MODEL_LOAD_FAILED"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
@@ -56,6 +57,7 @@ class _Translation:
 # The most specific class that matches decides, so every class of the tree is named here.
 _PROVIDER_ERRORS: dict[type[ProviderError], _Translation] = {
     provider_errors.Unavailable: _Translation(ErrorCode.PROVIDER_UNAVAILABLE, retryable=True),
+    provider_errors.TimedOut: _Translation(ErrorCode.PROVIDER_UNAVAILABLE, retryable=True),
     provider_errors.BadCredentials: _Translation(ErrorCode.BAD_CREDENTIALS, retryable=False),
     provider_errors.QuotaExceeded: _Translation(ErrorCode.QUOTA_EXCEEDED, retryable=False),
     provider_errors.Overloaded: _Translation(ErrorCode.OVERLOADED, retryable=True),

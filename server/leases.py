@@ -5,10 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from typing import Never
 from uuid import UUID
 
 from db import generation_log, generations
-from db.database import Database, DatabaseError
+from db.bell import Bell, Channel
+from db.database import Database, DatabaseError, DatabaseUnavailable
 from db.generation_log import LogRow
 from db.generations import Abandoned
 from db.usage import Attempt, Usage
@@ -30,51 +32,85 @@ class Leases:
     def __init__(
         self,
         database: Database,
+        bell: Bell,
         owner: UUID,
         *,
         lease_seconds: float,
         running: Callable[[], Collection[UUID]],
         stop: Callable[[UUID], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._bell = bell
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._running = running
         self._stop = stop
+        self._clock = clock
+        self._contact_since: float | None = None
 
-    async def keep(self) -> None:
-        """Renew four times a lease, until cancelled.
-
-        After the database was away everybody's leases have run out, so nobody is judged before a whole
-        lease of uninterrupted contact.
-        """
-        contact_since = time.monotonic()
+    async def keep(self) -> Never:
+        """``once`` four times a lease, until cancelled."""
         while True:
-            try:
-                for generation_id in await self._renew():
-                    self._stop(generation_id)
-                if time.monotonic() - contact_since >= self._lease_seconds:
-                    await self.close_abandoned()
-            except DatabaseError as error:
-                _log.warning("leases could not be renewed: %s", error)
-                contact_since = time.monotonic()
+            await self.once()
             await asyncio.sleep(self._lease_seconds / 4)
 
-    async def _renew(self) -> list[UUID]:
+    async def once(self) -> None:
+        """Renew the leases, stop what is to stop, and close what others abandoned.
+
+        After the database was away everybody's leases have run out, and nobody's readers were noted, so
+        neither is judged before a whole lease of uninterrupted contact.
+        """
+        now = self._clock()
+        judges = self._contact_since is not None and now - self._contact_since >= self._lease_seconds
+        try:
+            for generation_id in await self._renew(judges_readers=judges):
+                self._stop(generation_id)
+            if judges:
+                await self.close_abandoned()
+        except DatabaseError as error:
+            _log.warning("leases could not be renewed: %s", error)
+            self._contact_since = None
+        else:
+            if self._contact_since is None:
+                self._contact_since = now
+
+    async def listen(self) -> Never:
+        """Hear at once who is asked to stop; what is not heard is seen when the leases are renewed."""
+        heard = self._bell.rings(Channel.STOP)
+        while True:
+            heard = await self._bell.wait(Channel.STOP, heard, at_most_seconds=self._lease_seconds)
+            try:
+                for generation_id in await generations.to_stop(self._database, list(self._running())):
+                    self._stop(generation_id)
+            except DatabaseError as error:
+                _log.warning("requests to stop could not be read: %s", error)
+
+    async def _renew(self, *, judges_readers: bool) -> list[UUID]:
         running = list(self._running())
-        renewed = await generations.renew(self._database, self._owner, running, self._lease_seconds)
+        renewed = await generations.renew(
+            self._database, self._owner, running, self._lease_seconds, judges_readers=judges_readers
+        )
         return [id_ for id_ in running if renewed.get(id_, True)]  # True: it has another owner, or has ended
 
     async def close_abandoned(self) -> None:
         """Close every generation whose lease has run out as interrupted, its text kept."""
         for lost in await generations.claim_abandoned(self._database, self._owner, self._lease_seconds):
             _log.warning("generation %s was abandoned by its server; closed as interrupted", lost.id)
-            message = "the server that produced this reply went away; the text so far is kept"
-            terminal = Failed("interrupted", ErrorCode.INTERRUPTED, message, retryable=True)
-            row = LogRow(lost.id, lost.last_seq + 1, encode(terminal))
-            await generation_log.finish(
-                self._database, self._owner, to_ending(terminal, _attempt_of(lost), [row])
-            )
+            try:
+                await self._interrupt(lost)
+            except DatabaseUnavailable:
+                raise
+            except DatabaseError:  # what the database refuses of one must not hold up the others
+                _log.exception("generation %s could not be closed", lost.id)
+
+    async def _interrupt(self, lost: Abandoned) -> None:
+        message = "the server that produced this reply went away; the text so far is kept"
+        terminal = Failed("interrupted", ErrorCode.INTERRUPTED, message, retryable=True)
+        row = LogRow(lost.id, lost.last_seq + 1, encode(terminal))
+        await generation_log.finish(
+            self._database, self._owner, to_ending(terminal, _attempt_of(lost), [row])
+        )
 
 
 def _attempt_of(lost: Abandoned) -> Attempt:

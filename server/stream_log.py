@@ -5,19 +5,24 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from db import generation_log
+from db.bell import Bell
 from db.database import Conflict, Database, DatabaseError, DatabaseUnavailable
 from db.generation_log import LogRow
 from db.usage import Attempt
 from server.events import Delta, LoggedEvent, PhaseChanged, Started, Terminal
+from server.follower import Follower
 from server.leases import Leases
 from server.log_rows import to_ending, to_events, to_rows
+from server.patience import patiently
 from server.pending import Pending
+from server.tail import Tail
 
 _log = logging.getLogger("parley.stream_log")
 _FINISHING = 4  # at once; the pool has connections left for the commits
@@ -26,8 +31,8 @@ _FINISHING = 4  # at once; the pool has connections left for the commits
 @dataclass(frozen=True, slots=True)
 class LogTiming:
     """How patient the log is. ``flush``: between two commits of a running stream. ``poll``: the net under
-    the wake-up, and all there is for what another process writes. ``patience``: how long the database may
-    be away before a stream fails."""
+    the bell, for what another process writes. ``patience``: how long the database may be away before a
+    stream fails."""
 
     flush_seconds: float = 0.025
     lease_seconds: float = 10.0
@@ -36,26 +41,6 @@ class LogTiming:
     patience_seconds: float = 90.0
     buffer_characters: int = 256_000
     read_rows: int = 500
-
-
-class _Tail:
-    """The newest part of a running generation's log, and the wake-up of those who wait at its end."""
-
-    def __init__(self) -> None:
-        self._events: deque[LoggedEvent] = deque(maxlen=512)
-        self.is_lost = False  # its writer gave up: what comes next is for another process to write
-        self.changed = asyncio.Event()
-
-    def publish(self, events: Iterable[LoggedEvent]) -> None:
-        self._events.extend(events)
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    def following(self, seq: int) -> list[LoggedEvent] | None:
-        """What follows ``seq``, or None where the tail no longer reaches back that far."""
-        if self._events[0].seq > seq + 1:
-            return None
-        return [event for event in self._events if event.seq > seq]
 
 
 class Writer:
@@ -117,19 +102,27 @@ class Writer:
 class StreamLog:
     """All generations of this process share one commit at a time; see ``writer`` and ``read``."""
 
-    def __init__(self, database: Database, owner: UUID, timing: LogTiming | None = None) -> None:
+    def __init__(self, database: Database, bell: Bell, owner: UUID, timing: LogTiming | None = None) -> None:
         self.owner = owner
         self.timing = timing or LogTiming()
         self._database = database
         self._writers: dict[UUID, Writer] = {}
-        self._tails: dict[UUID, _Tail] = {}
+        self._tails: dict[UUID, Tail] = {}
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
         self._committing = asyncio.Lock()
         self._finishing = asyncio.Semaphore(_FINISHING)
         self._give_up_at = math.inf
+        self._follower = Follower(
+            database,
+            bell,
+            poll_seconds=self.timing.poll_seconds,
+            patience_seconds=self.timing.patience_seconds,
+            rows=self.timing.read_rows,
+        )
         self._leases = Leases(
             database,
+            bell,
             owner,
             lease_seconds=self.timing.lease_seconds,
             running=self._writers.keys,
@@ -138,9 +131,16 @@ class StreamLog:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["StreamLog"]:
-        """Commit, and keep leases, for as long as the context lasts."""
+        """Commit, keep leases and follow what others write, for as long as the context lasts."""
         async with asyncio.TaskGroup() as tasks:
-            jobs = [tasks.create_task(self._commit_for_ever()), tasks.create_task(self._leases.keep())]
+            lasting = (
+                self._commit_for_ever(),
+                self._leases.keep(),
+                self._leases.listen(),
+                self._follower.keep(),
+                self._follower.listen(),
+            )
+            jobs = [tasks.create_task(job) for job in lasting]
             try:
                 yield self
             finally:
@@ -151,7 +151,7 @@ class StreamLog:
         """The log's end for a generation that this process owns and whose first row is stored. ``abort`` is
         called when somebody asked for it to stop, or when it is no longer ours to write."""
         writer = self._writers[generation_id] = Writer(self, generation_id, abort)
-        tail = self._tails[generation_id] = _Tail()
+        tail = self._tails[generation_id] = Tail(0)
         tail.publish([LoggedEvent(generation_id, 1, 1, started)])
         return writer
 
@@ -159,26 +159,31 @@ class StreamLog:
         """Everything that follows number ``after``: what is stored first, then more as it is stored. Ends
         with the terminal event, which a generation that has ended always answers, whatever ``after`` is.
 
-        Neighbouring deltas of a kind come merged when the reader lags. Raises LookupError when there is no
-        such generation, DatabaseUnavailable when the database stays away.
+        Neighbouring deltas of a kind come merged when the reader lags; what was purged is left out. Raises
+        LookupError when there is no such generation, DatabaseUnavailable when the database stays away.
         """
-        tail: _Tail | None = None
-        while True:
-            running = self._tails.get(generation_id)
-            tail = running or tail
-            changed = tail.changed if tail else None  # before the read, so that no commit is missed
-            events = tail.following(after) if tail else None
-            if tail and tail.is_lost and not events:
-                raise DatabaseUnavailable("the reply's end could not be stored")
-            if events is None or (not events and running is None):
-                events = await self._stored(generation_id, after)
-            for event in _merged(events):
-                yield event
-                after = event.seq
-                if isinstance(event.event, Terminal):
-                    return
-            if not events:
-                await self._wait(changed)
+        with ExitStack() as following:
+            tail = self._tails.get(generation_id)
+            while True:
+                events = tail.following(after) if tail else None
+                if events is None:
+                    events, last = await patiently(
+                        partial(self._stored, generation_id, after),
+                        patience_seconds=self.timing.patience_seconds,
+                        retry_seconds=self.timing.retry_seconds,
+                    )
+                    if not events:  # at the end of what another process writes
+                        tail = following.enter_context(
+                            self._follower.following(generation_id, min(after, last))
+                        )
+                        continue
+                for event in _merged(events):
+                    yield event
+                    after = event.seq
+                    if isinstance(event.event, Terminal):
+                        return
+                if not events and tail:
+                    await tail.changed.wait()
 
     def wake(self, *, urgent: bool) -> None:
         """There is something to commit: at once, or with the next group."""
@@ -190,16 +195,16 @@ class StreamLog:
         deadline = time.monotonic() + self.timing.patience_seconds
         async with self._committing:
             pass  # the commit that may hold this writer's events has ended, and the next leaves it out
+        is_lost = False
         try:
-            while not await self._try_to_finish(writer, terminal, attempt):
-                if time.monotonic() > min(deadline, self._give_up_at):
-                    _log.error("generation %s ends unrecorded: the database is away", writer.generation_id)
-                    self._tails[writer.generation_id].is_lost = True
-                    break
+            while not is_lost and not await self._try_to_finish(writer, terminal, attempt):
                 await asyncio.sleep(self.timing.retry_seconds)
+                is_lost = time.monotonic() > min(deadline, self._give_up_at)
+            if is_lost:
+                _log.error("generation %s ends unrecorded: the database is away", writer.generation_id)
         finally:
             del self._writers[writer.generation_id]
-            self._tails.pop(writer.generation_id).publish(())
+            self._tails.pop(writer.generation_id).close(is_lost=is_lost)
 
     def give_up_after(self, seconds: float) -> None:
         """Wait no longer than that for a database that is away: this process is about to end."""
@@ -274,32 +279,19 @@ class StreamLog:
         if writer := self._writers.get(generation_id):
             writer.abort()
 
-    async def _stored(self, generation_id: UUID, after: int) -> list[LoggedEvent]:
-        """What the database has after that number, or else the terminal event if there will be no more."""
-        deadline = time.monotonic() + self.timing.patience_seconds
-        while True:
-            try:
-                rows = await self._rows(generation_id, after)
-                if not rows and (last := await generation_log.terminal_event(self._database, generation_id)):
-                    # It may have ended between the two statements, with more than its terminal event.
-                    rows = await self._rows(generation_id, after) if last.seq > after else [last]
-                return to_events(rows)
-            except DatabaseUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(self.timing.retry_seconds)
+    async def _stored(self, generation_id: UUID, after: int) -> tuple[list[LoggedEvent], int]:
+        """What the database has after that number, or else the terminal event if there will be no more; and
+        the last number that there is."""
+        if rows := await self._rows(generation_id, after):
+            return to_events(rows), rows[-1].seq
+        last, is_ended = await generation_log.last_row(self._database, generation_id)
+        if is_ended:
+            # It may have ended between the two statements, with more than its terminal event.
+            rows = await self._rows(generation_id, after) if last.seq > after else [last]
+        return to_events(rows), last.seq
 
     async def _rows(self, generation_id: UUID, after: int) -> list[LogRow]:
         return await generation_log.events(self._database, generation_id, after, self.timing.read_rows)
-
-    async def _wait(self, changed: asyncio.Event | None) -> None:
-        if changed is None:
-            await asyncio.sleep(self.timing.poll_seconds)
-            return
-        with contextlib.suppress(TimeoutError):
-            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
-            async with asyncio.timeout(self.timing.poll_seconds):
-                await changed.wait()
 
 
 def _merged(events: Iterable[LoggedEvent]) -> Iterable[LoggedEvent]:

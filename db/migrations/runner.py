@@ -41,13 +41,14 @@ async def migrate(url: str, scripts: str = SCRIPTS) -> None:
         raise MigrationFailed(f"the database was not migrated: {error}") from error
 
 
-async def is_current(database: Database) -> bool:
-    """Whether the database is at the revision of this code."""
+async def is_migrated(database: Database) -> bool:
+    """Whether the database has all the migrations of this code, or is newer: servers of both versions run
+    side by side while they are replaced one by one, so a migration only adds."""
     try:
         revision = await database.fetchval("SELECT version_num FROM alembic_version")
     except StatementFailed:  # there is no such table before the first migration
         return False
-    return bool(revision == _head())
+    return revision is not None and revision not in _outdated()
 
 
 @asynccontextmanager
@@ -85,5 +86,8 @@ def _upgrade(connection: "Connection", config: Config) -> None:
 
 
 @cache
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_config(SCRIPTS)).get_current_head()
+def _outdated() -> frozenset[str]:
+    """The revisions before this code's newest."""
+    scripts = ScriptDirectory.from_config(_config(SCRIPTS))
+    known = {script.revision for script in scripts.walk_revisions()}
+    return frozenset(known - set(scripts.get_heads()))

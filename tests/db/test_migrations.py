@@ -10,10 +10,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from alembic.script import ScriptDirectory
 
 import db.migrations
 from db.database import Database, DatabaseMisconfigured, DatabaseUnavailable
-from db.migrations.runner import MigrationFailed, is_current, migrate
+from db.migrations.runner import MigrationFailed, is_migrated, migrate
 from db.schema import dump
 from tests.conftest import url_of
 
@@ -44,18 +45,25 @@ def scripts(tmp_path: Path) -> Path:
     return copy
 
 
+def _newest() -> str:
+    head = ScriptDirectory(str(Path(db.migrations.__file__ or "").parent)).get_current_head()
+    assert head
+    return head
+
+
 def _add(scripts: Path, *statements: str) -> None:
-    (scripts / "versions" / "0002_more.py").write_text(
+    """One more migration: ``newer``."""
+    (scripts / "versions" / "newer.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision = '0002', '0001'\n"
+        f"revision, down_revision = 'newer', {_newest()!r}\n"
         "def upgrade():\n" + "".join(f"    op.execute({statement!r})\n" for statement in statements)
     )
 
 
 async def test_an_empty_database(empty: Database, empty_url: str) -> None:
-    assert not await is_current(empty)
+    assert not await is_migrated(empty)
     await migrate(empty_url)
-    assert await is_current(empty)
+    assert await is_migrated(empty)
     await empty.execute("INSERT INTO conversations (id, viewer_id) VALUES (gen_random_uuid(), 'me')")
     await migrate(empty_url)
     assert await empty.fetchval("SELECT count(*) FROM conversations") == 1
@@ -63,12 +71,12 @@ async def test_an_empty_database(empty: Database, empty_url: str) -> None:
 
 async def test_the_other_form_of_the_url(empty: Database, empty_url: str) -> None:
     await migrate(empty_url.replace("postgresql://", "postgres://"))
-    assert await is_current(empty)
+    assert await is_migrated(empty)
 
 
 async def test_ten_servers_migrate_once(empty: Database, empty_url: str) -> None:
     await asyncio.gather(*(migrate(empty_url) for _ in range(10)))
-    assert await is_current(empty)
+    assert await is_migrated(empty)
     assert await empty.fetchval("SELECT count(*) FROM alembic_version") == 1
 
 
@@ -80,7 +88,7 @@ async def test_a_failing_migration_leaves_everything_as_it_was(
     with pytest.raises(MigrationFailed, match="SELEKT"):
         await migrate(database_url, str(scripts))
     assert await dump(database_url) == before
-    assert await is_current(database)
+    assert await is_migrated(database)
 
 
 async def test_a_failing_first_migration_leaves_nothing(
@@ -95,10 +103,22 @@ async def test_a_failing_first_migration_leaves_nothing(
 async def test_a_newer_database_is_refused(database: Database, database_url: str, scripts: Path) -> None:
     _add(scripts, "CREATE TABLE more (id int)")
     await migrate(database_url, str(scripts))
-    assert not await is_current(database)
-    with pytest.raises(MigrationFailed, match=r"revision 0002.*newest is 0001.*newer version"):
+    with pytest.raises(MigrationFailed, match=rf"revision newer.*newest is {_newest()}.*newer version"):
         await migrate(database_url)
     assert await database.fetchval("SELECT to_regclass('more') IS NOT NULL") is True
+
+
+async def test_a_server_goes_on_while_a_newer_one_migrates(
+    database: Database, database_url: str, scripts: Path
+) -> None:
+    """D1: replicas are replaced one by one."""
+    _add(scripts, "CREATE TABLE more (id int)")
+    await migrate(database_url, str(scripts))
+    assert await is_migrated(database)
+    await database.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert not await is_migrated(database)
+    await database.execute("DELETE FROM alembic_version")
+    assert not await is_migrated(database)
 
 
 async def test_no_database_to_migrate(postgres: str, tmp_path: Path) -> None:
@@ -122,17 +142,17 @@ async def test_the_logging_of_the_application_stays(empty_url: str) -> None:
 
 async def test_the_command_line_of_alembic(empty: Database, empty_url: str) -> None:
     await _run(_ROOT, sys.executable, "-m", "alembic", "-x", f"url={empty_url}", "upgrade", "head")
-    assert await is_current(empty)
+    assert await is_migrated(empty)
     output = await _run(_ROOT, sys.executable, "-m", "alembic", "-x", f"url={empty_url}", "current")
-    assert "0001 (head)" in output
+    assert f"{_newest()} (head)" in output
 
 
 async def test_a_new_migration_is_made_from_the_template(database_url: str, scripts: Path) -> None:
     settings = (_ROOT / "alembic.ini").read_text().replace("db:migrations", str(scripts))
     (scripts.parent / "alembic.ini").write_text(settings)
-    command = (sys.executable, "-m", "alembic", "revision", "--rev-id", "0002", "-m", "Some more")
+    command = (sys.executable, "-m", "alembic", "revision", "--rev-id", "9999", "-m", "Some more")
     await _run(scripts.parent, *command)
-    assert (scripts / "versions" / "0002_some_more.py").read_text().startswith('"""Some more."""\n')
+    assert (scripts / "versions" / "9999_some_more.py").read_text().startswith('"""Some more."""\n')
     await migrate(database_url, str(scripts))
 
 
@@ -157,7 +177,7 @@ async def test_the_wheel_carries_its_migrations(empty: Database, empty_url: str,
     )
     output = await _run(tmp_path / "installed", sys.executable, "-c", program, empty_url)
     assert output.startswith(str(tmp_path))
-    assert await is_current(empty)
+    assert await is_migrated(empty)
 
 
 async def _run(directory: Path, *command: str) -> str:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from db import conversations, generations
+from db.bell import Bell
 from db.conversations import Message
 from db.database import Conflict, Database
 from db.generations import Generation
@@ -36,12 +37,12 @@ class House:
     """A chat engine and all that it stands on."""
 
     def __init__(
-        self, database: Database, timing: LogTiming = QUICK, provider: Scripted | None = None
+        self, database: Database, bell: Bell, timing: LogTiming = QUICK, provider: Scripted | None = None
     ) -> None:
         self.database = database
         self.scripted = provider or Scripted(PATIENT)
         registry = Registry([Registration(self.scripted, "scripted")])
-        self.log = StreamLog(database, uuid4(), timing)
+        self.log = StreamLog(database, bell, uuid4(), timing)
         self.engine = ChatEngine(database, Router(registry, default_provider="scripted"), self.log)
 
     async def send(self, script: str, text: str = "hello", **more: object) -> Generation:
@@ -72,8 +73,8 @@ class House:
 
 
 @pytest.fixture
-async def house(database: Database) -> AsyncIterator[House]:
-    house = House(database)
+async def house(database: Database, bell: Bell) -> AsyncIterator[House]:
+    house = House(database, bell)
     async with house.log.running(), house.engine.running(grace_seconds=0):
         yield house
 
@@ -241,8 +242,11 @@ async def test_stopping_twice_or_too_late_changes_nothing(house: House) -> None:
     assert isinstance((await house.events(stalled))[-1].event, Stopped)
 
 
-async def test_a_reply_of_another_replica_can_be_stopped(database: Database) -> None:
-    here, there = House(database), House(database, LogTiming(lease_seconds=0.4, poll_seconds=0.05))
+async def test_a_reply_of_another_replica_can_be_stopped(database: Database, bell: Bell) -> None:
+    here, there = (
+        House(database, bell),
+        House(database, bell, LogTiming(lease_seconds=0.4, poll_seconds=0.05)),
+    )
     async with AsyncExitStack() as stack:
         for house in (here, there):
             await stack.enter_async_context(house.log.running())
@@ -302,8 +306,8 @@ async def test_phases_are_told_and_kept_as_the_status(house: House) -> None:
     assert found.status == "waiting"
 
 
-async def test_shutting_down_lets_replies_end_and_interrupts_the_rest(database: Database) -> None:
-    house = House(database)
+async def test_shutting_down_lets_replies_end_and_interrupts_the_rest(database: Database, bell: Bell) -> None:
+    house = House(database, bell)
     async with house.log.running():
         async with house.engine.running(grace_seconds=0.5):
             quick = await house.send("words 3 every 20ms")
@@ -333,8 +337,10 @@ class Broken(Scripted):
         raise RuntimeError("password=hunter2")
 
 
-async def test_an_unforeseen_failure_is_masked(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    house = House(database, provider=Broken(PATIENT))
+async def test_an_unforeseen_failure_is_masked(
+    database: Database, bell: Bell, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(database, bell, provider=Broken(PATIENT))
     async with house.log.running(), house.engine.running(grace_seconds=0):
         end = (await house.events(await house.send("words 1")))[-1].event
     assert isinstance(end, Failed)

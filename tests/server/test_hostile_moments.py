@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from db import generations
+from db.bell import Bell
 from db.database import Connection, Database
 from providers.base import ChatRequest, Phase, PhaseChanged, ProviderEvent, TextDelta
 from providers.errors import Unavailable
@@ -44,8 +45,10 @@ class Says(Scripted):
 
 
 @pytest.mark.parametrize("hostile", ["\0", "\ud800"], ids=["NUL", "lone surrogate"])
-async def test_an_error_that_postgres_cannot_hold(hostile: str, database: Database) -> None:
-    house = House(database, provider=Says([TextDelta("half")], Unavailable(f"upstream said {hostile}!")))
+async def test_an_error_that_postgres_cannot_hold(hostile: str, database: Database, bell: Bell) -> None:
+    house = House(
+        database, bell, provider=Says([TextDelta("half")], Unavailable(f"upstream said {hostile}!"))
+    )
     async with house.log.running(), house.engine.running(grace_seconds=0):
         generation = await house.send("words 1")
         end = (await house.events(generation))[-1].event
@@ -56,10 +59,10 @@ async def test_an_error_that_postgres_cannot_hold(hostile: str, database: Databa
 
 @pytest.mark.parametrize("hostile", ["\0", "\ud800"], ids=["NUL", "lone surrogate"])
 async def test_a_phase_that_postgres_cannot_hold_ends_nobodys_stream(
-    hostile: str, database: Database
+    hostile: str, database: Database, bell: Bell
 ) -> None:
     house = House(
-        database, provider=Says([PhaseChanged(Phase.LOADING_MODEL, f"a{hostile}"), TextDelta("on")])
+        database, bell, provider=Says([PhaseChanged(Phase.LOADING_MODEL, f"a{hostile}"), TextDelta("on")])
     )
     async with house.log.running(), house.engine.running(grace_seconds=0):
         generation = await house.send("words 1")
@@ -71,16 +74,16 @@ async def test_a_phase_that_postgres_cannot_hold_ends_nobodys_stream(
 
 
 @pytest.mark.parametrize("hostile", ["\0", "\ud800"], ids=["NUL", "lone surrogate"])
-async def test_a_models_name_that_postgres_cannot_hold(hostile: str, database: Database) -> None:
-    house = House(database)
+async def test_a_models_name_that_postgres_cannot_hold(hostile: str, database: Database, bell: Bell) -> None:
+    house = House(database, bell)
     async with house.log.running(), house.engine.running(grace_seconds=0):
         reply = await house.say(f"text a{hostile}b")
     assert reply.content in ("ab", "a�b")
 
 
-async def test_a_lease_that_is_lost_while_the_model_is_silent(database: Database) -> None:
+async def test_a_lease_that_is_lost_while_the_model_is_silent(database: Database, bell: Bell) -> None:
     """As when this process was frozen: another has closed the reply, and this one has nothing to commit."""
-    house = House(database, HASTY)
+    house = House(database, bell, HASTY)
     async with house.log.running(), house.engine.running(grace_seconds=0):
         generation = await house.send("text so;stall")
         await house.until_text(generation)
@@ -89,7 +92,7 @@ async def test_a_lease_that_is_lost_while_the_model_is_silent(database: Database
             generation.id,
             uuid4(),
         )
-        reaper = Leases(database, uuid4(), lease_seconds=60, running=tuple, stop=lambda _: None)
+        reaper = Leases(database, bell, uuid4(), lease_seconds=60, running=tuple, stop=lambda _: None)
         await reaper.close_abandoned()
         end = (await house.events(generation))[-1].event
         assert isinstance(end, Failed)
@@ -97,8 +100,8 @@ async def test_a_lease_that_is_lost_while_the_model_is_silent(database: Database
     assert house.scripted.open_streams == 0
 
 
-async def test_an_end_that_is_held_up_holds_up_nobody_else(database: Database) -> None:
-    house = House(database)
+async def test_an_end_that_is_held_up_holds_up_nobody_else(database: Database, bell: Bell) -> None:
+    house = House(database, bell)
     async with house.log.running(), house.engine.running(grace_seconds=0):
         stuck, other = await house.send("text a;stall"), await house.send("words 1000000 every 5ms")
         await house.until_text(stuck)
@@ -132,9 +135,11 @@ class SlowCommit(Database):
             await self.may_return.wait()
 
 
-async def test_a_message_that_is_stored_while_the_server_drains_has_an_end(database: Database) -> None:
+async def test_a_message_that_is_stored_while_the_server_drains_has_an_end(
+    database: Database, bell: Bell
+) -> None:
     slow = SlowCommit(database)
-    house = House(slow)
+    house = House(slow, bell)
     async with house.log.running():
         async with house.engine.running(grace_seconds=0):
             sending = asyncio.create_task(house.send("text a;stall"))
@@ -160,9 +165,9 @@ class SlowRouter(Router):
         return await super().resolve(name)
 
 
-async def test_a_message_whose_model_is_found_too_late_is_refused(database: Database) -> None:
+async def test_a_message_whose_model_is_found_too_late_is_refused(database: Database, bell: Bell) -> None:
     router = SlowRouter(Registry([Registration(Scripted(PATIENT), "scripted")]))
-    async with StreamLog(database, uuid4()).running() as log:
+    async with StreamLog(database, bell, uuid4()).running() as log:
         engine = ChatEngine(database, router, log)
         async with engine.running(grace_seconds=0):
             sending = asyncio.create_task(engine.send(VIEWER, Draft("hello", model="scripted:words 1")))

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from db import conversations, generation_log, generations
+from db.bell import Bell
 from db.database import Connection, Database, DatabaseUnavailable, Record
 from db.generation_log import LogRow
 from db.usage import Attempt, Usage
@@ -35,8 +36,8 @@ DONE = Completed(FinishReason.STOP)
 
 
 @pytest.fixture
-async def log(database: Database) -> AsyncIterator[StreamLog]:
-    async with StreamLog(database, uuid4(), QUICK).running() as log:
+async def log(database: Database, bell: Bell) -> AsyncIterator[StreamLog]:
+    async with StreamLog(database, bell, uuid4(), QUICK).running() as log:
         yield log
 
 
@@ -250,7 +251,9 @@ async def test_the_same_end_told_twice_is_one_end(database: Database, log: Strea
     assert len(await database.fetch("SELECT * FROM model_usage_stats")) == 1
 
 
-async def test_an_abandoned_generation_is_closed_with_its_text(database: Database, log: StreamLog) -> None:
+async def test_an_abandoned_generation_is_closed_with_its_text(
+    database: Database, bell: Bell, log: StreamLog
+) -> None:
     """D2, C8: the process that produced the reply is gone; another closes it."""
     gone = uuid4()
     generation, _ = await begin(database, gone, lease_seconds=-1)
@@ -258,7 +261,9 @@ async def test_an_abandoned_generation_is_closed_with_its_text(database: Databas
         database, gone, [LogRow(generation.id, 2, '{"kind": "text", "text": "half an ans"}')], {}
     )
     kept, _ = await begin(database, uuid4(), lease_seconds=60)
-    await Leases(database, log.owner, lease_seconds=60, running=tuple, stop=lambda _: None).close_abandoned()
+    await Leases(
+        database, bell, log.owner, lease_seconds=60, running=tuple, stop=lambda _: None
+    ).close_abandoned()
 
     seen = await collect(log, generation.id)
     assert_tiles(seen)
@@ -276,9 +281,9 @@ async def test_an_abandoned_generation_is_closed_with_its_text(database: Databas
     assert await generation_log.append(database, gone, [late], {}) == set()
 
 
-async def test_a_request_to_stop_reaches_the_owner(database: Database) -> None:
+async def test_a_request_to_stop_reaches_the_owner(database: Database, bell: Bell) -> None:
     timing = LogTiming(lease_seconds=0.2, poll_seconds=0.05)
-    async with StreamLog(database, uuid4(), timing).running() as log:
+    async with StreamLog(database, bell, uuid4(), timing).running() as log:
         aborts = Aborts()
         writer = await new_writer(database, log, aborts)
         await generations.request_stop(database, VIEWER, writer.generation_id)
@@ -287,9 +292,11 @@ async def test_a_request_to_stop_reaches_the_owner(database: Database) -> None:
         await writer.finish(Stopped(), attempt("stopped"))
 
 
-async def test_another_process_reads_what_this_one_writes(database: Database, log: StreamLog) -> None:
+async def test_another_process_reads_what_this_one_writes(
+    database: Database, bell: Bell, log: StreamLog
+) -> None:
     writer = await new_writer(database, log)
-    async with StreamLog(database, uuid4(), QUICK).running() as elsewhere:
+    async with StreamLog(database, bell, uuid4(), QUICK).running() as elsewhere:
         reader = asyncio.create_task(collect(elsewhere, writer.generation_id))
         for number in range(10):
             await writer.append(TextDelta(f"{number} "))
@@ -335,9 +342,9 @@ class Away(Database):
             raise DatabaseUnavailable("it is away")
 
 
-async def test_a_reply_waits_for_the_database(database: Database) -> None:
+async def test_a_reply_waits_for_the_database(database: Database, bell: Bell) -> None:
     away = Away(database)
-    async with StreamLog(away, uuid4(), QUICK).running() as log:
+    async with StreamLog(away, bell, uuid4(), QUICK).running() as log:
         writer = await new_writer(away, log)
         reader = asyncio.create_task(collect(log, writer.generation_id))
         away.is_away = True
@@ -352,11 +359,13 @@ async def test_a_reply_waits_for_the_database(database: Database) -> None:
     assert text_of(seen) == "one "
 
 
-async def test_a_reply_whose_end_cannot_be_stored_is_closed_when_it_can(database: Database) -> None:
+async def test_a_reply_whose_end_cannot_be_stored_is_closed_when_it_can(
+    database: Database, bell: Bell
+) -> None:
     """No reader waits in silence: it is told that the database is away, and later how the reply ended."""
     away = Away(database)
     timing = replace(QUICK, lease_seconds=0.4, patience_seconds=0.1)
-    async with StreamLog(away, uuid4(), timing).running() as log:
+    async with StreamLog(away, bell, uuid4(), timing).running() as log:
         writer = await new_writer(away, log)
         reader = asyncio.create_task(collect(log, writer.generation_id))
         async with aclosing(log.read(writer.generation_id, after=1)) as live:
@@ -375,9 +384,11 @@ async def test_a_reply_whose_end_cannot_be_stored_is_closed_when_it_can(database
     assert seen[-1].event.outcome == "interrupted"
 
 
-async def test_the_end_of_the_process_does_not_wait_for_a_database_that_is_away(database: Database) -> None:
+async def test_the_end_of_the_process_does_not_wait_for_a_database_that_is_away(
+    database: Database, bell: Bell
+) -> None:
     away = Away(database)
-    async with StreamLog(away, uuid4(), QUICK).running() as log:
+    async with StreamLog(away, bell, uuid4(), QUICK).running() as log:
         writer = await new_writer(away, log)
         away.is_away = True
         finishing = asyncio.create_task(writer.finish(DONE, attempt()))
