@@ -98,7 +98,8 @@ async def _listen(settings: Settings, listener: socket.socket) -> int:
         await app.state.parts.drain()
 
     async with app.router.lifespan_context(app):
-        await Listener(app, lambda: _announce(settings, listener), drain).listen(listener)
+        server = Listener(app, lambda: _announce(settings, listener), drain, app.state.closing)
+        await server.listen(listener)
     return 0
 
 

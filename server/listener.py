@@ -36,9 +36,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 class Listener(uvicorn.Server):
     """``ready`` is called once requests are accepted. When told to stop, ``drain`` is awaited first, with
-    all connections still open, so that whoever watches a reply sees its end."""
+    all connections still open, so that whoever watches a reply sees its end; then ``closing`` is set."""
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], None], drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        ready: Callable[[], None],
+        drain: Callable[[], Awaitable[None]],
+        closing: asyncio.Event,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -58,6 +64,7 @@ class Listener(uvicorn.Server):
         )
         self._ready = ready
         self._drain = drain
+        self._closing = closing
 
     async def listen(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM. Raises ListenError."""
@@ -73,6 +80,7 @@ class Listener(uvicorn.Server):
         await self._drain()
         if self.server_state.connections:
             await asyncio.sleep(_FAREWELL_SECONDS)  # for the last events to reach their readers
+        self._closing.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

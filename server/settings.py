@@ -4,17 +4,19 @@ import ipaddress
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,12 +24,25 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from providers.huggingface.settings import Device, Precision, child_environment
 from providers.ollama import host_url
+from providers.openai import HF_ROUTER_MODEL
+from server.endpoints import Endpoint, endpoint_url, key_text, keys_beside_urls, named_endpoints
 
 _log = logging.getLogger("parley.settings")
 
 DEFAULT_MODELS_PATH = Path("models/huggingface")
 
-ProviderName = Literal["huggingface", "ollama", "scripted"]
+# In the order in which they come where the settings say nothing of it.
+PROVIDERS = ("ollama", "huggingface", "claude", "gemini", "openai", "hf-router", "scripted")
+ALIASES = {"huggingface": ("hf",), "claude": ("anthropic",), "openai": ("codex",)}
+_TAKEN = frozenset((*PROVIDERS, *(alias for aliases in ALIASES.values() for alias in aliases), "auto"))
+
+_ENV_FILE = ".env"
+_KEYS_AND_URLS = (
+    ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+    ("GEMINI_API_KEY", "GEMINI_BASE_URL"),
+    ("OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    ("HF_TOKEN", "HF_ROUTER_BASE_URL"),
+)
 
 
 def _split(value: object) -> object:
@@ -52,10 +67,13 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
-    secrets: ClassVar[frozenset[str]] = frozenset({"DATABASE_URL", "OLLAMA_HOST"})
+    secrets: ClassVar[frozenset[str]] = frozenset(
+        {"DATABASE_URL", "OLLAMA_HOST", *(name for pair in _KEYS_AND_URLS for name in pair)}
+    )
 
+    named_endpoints: dict[str, Endpoint] = Field({}, validation_alias="PARLEY_PROVIDER_*")
     huggingface_enabled: bool = True
     huggingface_models_path: Path = Field(
         DEFAULT_MODELS_PATH, validation_alias=AliasChoices("HUGGINGFACE_MODELS_PATH", "HF_MODEL_PATH")
@@ -66,16 +84,25 @@ class Settings(BaseSettings):
     huggingface_threads: int | None = Field(None, ge=1, validation_alias="PARLEY_HUGGINGFACE_THREADS")
     ollama_enabled: bool = True
     ollama_host: SecretStr = Field(SecretStr(""), validate_default=True)
-    model_provider_priority: Annotated[tuple[ProviderName, ...], NoDecode, BeforeValidator(_split)] = (
-        "ollama",
-        "huggingface",
-    )
-    default_model_provider: ProviderName = "ollama"
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = None
+    gemini_api_key: SecretStr | None = None
+    gemini_base_url: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    hf_token: SecretStr | None = None
+    hf_router_base_url: str | None = None
+    model_provider_priority: CommaSeparated = ("ollama", "huggingface")
+    default_model_provider: str = "ollama"
+    huggingface_max_memory: int | None = Field(None, ge=512)
     max_concurrent_models: int = Field(2, ge=1)
     model_load_timeout_ms: int = Field(30_000, ge=1)
     stream_timeout_ms: int = Field(300_000, ge=1)
+    retry_attempts: int = Field(3, ge=0, le=10)
+    retry_delay_ms: int = Field(1_000, ge=1, le=30_000)
     enable_model_monitoring: bool = True
     model_health_check_interval_ms: int = Field(60_000, ge=1_000)
+    memory_cleanup_interval_ms: int = Field(300_000, ge=1_000)
     database_url: SecretStr | None = None
 
     host: str = Field("127.0.0.1", validation_alias="PARLEY_HOST")
@@ -85,6 +112,7 @@ class Settings(BaseSettings):
     allowed_origins: CommaSeparated = Field((), validation_alias="PARLEY_ALLOWED_ORIGINS")
     default_max_tokens: int = Field(1024, ge=1, validation_alias="PARLEY_DEFAULT_MAX_TOKENS")
     max_tokens: int = Field(32_768, ge=1, validation_alias="PARLEY_MAX_TOKENS")
+    events_retention_ms: int = Field(3_600_000, ge=1, validation_alias="PARLEY_EVENTS_RETENTION_MS")
     scripted: bool = Field(default=False, validation_alias="PARLEY_SCRIPTED")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias="PARLEY_LOG_LEVEL"
@@ -107,6 +135,24 @@ class Settings(BaseSettings):
     def _is_ollama(cls, host: SecretStr) -> SecretStr:
         return SecretStr(host_url(host.get_secret_value()))
 
+    @field_validator("anthropic_api_key", "gemini_api_key", "openai_api_key", "hf_token")
+    @classmethod
+    def _is_key(cls, key: SecretStr | None) -> SecretStr | None:
+        return key and SecretStr(key_text(key.get_secret_value()))
+
+    @field_validator("anthropic_base_url", "gemini_base_url", "openai_base_url", "hf_router_base_url")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        return url and endpoint_url(url)
+
+    @field_validator("model_provider_priority", "default_model_provider")
+    @classmethod
+    def _are_providers(cls, names: Any, info: ValidationInfo) -> Any:
+        known = (*PROVIDERS, *info.data.get("named_endpoints", ()))
+        if set((names,) if isinstance(names, str) else names) - set(known):
+            raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}")
+        return names
+
     @field_validator("host")
     @classmethod
     def _is_loopback(cls, host: str) -> str:
@@ -127,16 +173,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _default_is_enabled(self) -> Self:
+        name = self.default_model_provider
         enabled = {
             "huggingface": self.huggingface_enabled,
             "ollama": self.ollama_enabled,
             "scripted": self.scripted,
         }
-        if not enabled[self.default_model_provider]:
+        if not enabled.get(name, True):
             raise ValueError(
-                f"DEFAULT_MODEL_PROVIDER is {self.default_model_provider}, which is not enabled: "
-                "enable it, or name another"
+                f"DEFAULT_MODEL_PROVIDER is {name}, which is not enabled: enable it, or name another"
             )
+        if name not in enabled and not self.endpoints[name].is_configured:
+            raise ValueError(f"DEFAULT_MODEL_PROVIDER is {name}, which has no key: set one, or name another")
         return self
 
     @model_validator(mode="after")
@@ -147,6 +195,17 @@ class Settings(BaseSettings):
                 f"PARLEY_MAX_TOKENS, which is {self.max_tokens}"
             )
         return self
+
+    @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """By provider: every server that is reached with a key, those without one too, and the named ones."""
+        return {
+            "claude": Endpoint(self.anthropic_base_url, self.anthropic_api_key),
+            "gemini": Endpoint(self.gemini_base_url, self.gemini_api_key),
+            "openai": Endpoint(self.openai_base_url, self.openai_api_key),
+            "hf-router": Endpoint(self.hf_router_base_url, self.hf_token, HF_ROUTER_MODEL),
+            **self.named_endpoints,
+        }
 
     def usable_models_path(self) -> Path:
         """The folder that Hugging Face models are in, created when missing.
@@ -191,12 +250,32 @@ def read_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     Raises SettingsError.
     """
     values: dict[str, Any] = dict(overrides or {})
+    problems: list[str] = []
     try:
-        return Settings(**values)
+        places = [_by_variable(place) for place in (values, os.environ, dotenv_values(_ENV_FILE))]
+        endpoints, problems = named_endpoints(places, _TAKEN)
+        values |= keys_beside_urls(places, _KEYS_AND_URLS)
+        values["PARLEY_PROVIDER_*"] = endpoints
+        settings = Settings(**values)
     except ValidationError as error:
-        raise SettingsError([_problem(dict(details)) for details in error.errors()]) from None
+        raise SettingsError(problems + [_problem(dict(details)) for details in error.errors()]) from None
     except (OSError, UnicodeError) as error:
         raise SettingsError([f".env cannot be read: {error}"]) from None
+    if problems:
+        raise SettingsError(problems)
+    _tell_of_lost_keys(settings, places)
+    return settings
+
+
+def _by_variable(place: Mapping[str, object]) -> dict[str, str]:
+    """As the settings read them: whatever their case, and without the empty ones."""
+    return {name.upper(): str(value) for name, value in place.items() if value}
+
+
+def _tell_of_lost_keys(settings: Settings, places: Sequence[Mapping[str, str]]) -> None:
+    for key, url in _KEYS_AND_URLS:
+        if getattr(settings, key.lower()) is None and any(key in place for place in places):
+            _log.warning("%s is not used: set it in the same place as %s", key, url)
 
 
 def _problem(details: dict[str, Any]) -> str:

@@ -5,13 +5,28 @@ import socket
 from collections.abc import AsyncGenerator, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import pytest
 
+from db.bell import Bell
 from db.database import Database, PoolLimits
 from db.embedded import EmbeddedOptions, embedded_postgres
 from db.migrations.runner import migrate
 
 _numbers = itertools.count(1)
+
+hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
+_VENDORS = ("ANTHROPIC", "GEMINI", "OPENAI")
+_KEYS = (*(f"{vendor}_{what}" for vendor in _VENDORS for what in ("API_KEY", "BASE_URL")), "HF_TOKEN")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_keys() -> Iterator[None]:
+    """The keys of whoever runs the tests are for no test: none may ask a vendor, nor have it paid."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _KEYS:
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +65,13 @@ async def database(database_url: str) -> AsyncGenerator[Database]:
     """Connections to a fresh, migrated, empty database."""
     async with Database.open(database_url) as database:
         yield database
+
+
+@pytest.fixture
+async def bell(database_url: str) -> AsyncGenerator[Bell]:
+    """The bell of that database."""
+    async with Bell.listening(database_url) as bell:
+        yield bell
 
 
 def url_of(url: str, name: str) -> str:

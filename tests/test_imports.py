@@ -17,10 +17,11 @@ MAY_IMPORT = {"server": {"server", "providers", "db"}, "providers": {"providers"
 LAYERS = [
     line.split()
     for line in """
+    endpoints
     settings errors telemetry
     events demo listener
-    pending log_rows draft meter auth guard
-    leases monitor
+    patience pending log_rows tail conversation_events draft meter auth guard
+    leases follower watcher monitor purge readers
     stream_log reload context_window
     chat
     deletion

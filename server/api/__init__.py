@@ -1,5 +1,6 @@
 """The GraphQL schema, and the ASGI application that answers by it."""
 
+import asyncio
 from typing import Any
 
 import strawberry
@@ -10,6 +11,7 @@ from strawberry.types import ExecutionContext, ExecutionResult
 from strawberry.types.graphql import OperationType
 
 from server.api.context import Context
+from server.api.conversation_events import CONVERSATION_EVENTS
 from server.api.documents import DocumentCache
 from server.api.endpoint import Endpoint, MakeContext
 from server.api.errors import to_graphql_error
@@ -41,7 +43,7 @@ schema = _Schema(
     Query,
     Mutation,
     Subscription,
-    types=[*STREAM_EVENTS, Message],
+    types=[*STREAM_EVENTS, *CONVERSATION_EVENTS, Message],
     extensions=[
         lambda: MaxTokensLimiter(MAX_TOKENS),
         lambda: AddValidationRules([DocumentLimits]),
@@ -51,9 +53,9 @@ schema = _Schema(
 )
 
 
-def graphql_app(make_context: MakeContext) -> Endpoint:
+def graphql_app(make_context: MakeContext, closing: asyncio.Event) -> Endpoint:
     """What to mount at ``/graphql``. ``make_context`` is called for each HTTP request and each WebSocket."""
-    return Endpoint(schema, make_context)
+    return Endpoint(schema, make_context, closing)
 
 
 __all__ = ["Context", "graphql_app", "schema"]

@@ -1,5 +1,6 @@
 """GraphQL over HTTP, SSE and WebSocket, with every option of Strawberry's view chosen on purpose."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +33,7 @@ _KEEP_ALIVE_SECONDS = 15.0  # proxies commonly close what is silent for 60
 
 class Endpoint(GraphQL[Context, None]):
     """An ASGI application for one path: queries and mutations by POST, everything by WebSocket, and by POST
-    for who prefers an event stream."""
+    for who prefers an event stream. Event streams that are still open when ``closing`` is set are cut."""
 
     graphql_transport_ws_handler_class = WebSocketHandler
 
@@ -40,6 +41,7 @@ class Endpoint(GraphQL[Context, None]):
         self,
         schema: BaseSchema,
         make_context: MakeContext,
+        closing: asyncio.Event,
         *,
         keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
     ) -> None:
@@ -54,6 +56,7 @@ class Endpoint(GraphQL[Context, None]):
             allowed_origins=("*",),  # server.guard judges the origin, on every transport and path
         )
         self._make_context = make_context
+        self._closing = closing
         self._keep_alive_seconds = keep_alive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +89,9 @@ class Endpoint(GraphQL[Context, None]):
             operation_name=data.operation_name,
             operation_extensions=data.extensions,
         )
-        return EventStream(results, cursor, keep_alive_seconds=self._keep_alive_seconds)
+        return EventStream(
+            results, cursor, keep_alive_seconds=self._keep_alive_seconds, closing=self._closing
+        )
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         return self._make_context(request)

@@ -20,6 +20,7 @@ __all__ = [
     "MessageStatus",
     "ModelState",
     "ModelType",
+    "OnDisconnect",
     "Phase",
     "Role",
     "UsageSource",
@@ -58,6 +59,11 @@ class GenerationStatus(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+
+
+class OnDisconnect(StrEnum):
+    KEEP = "keep"
+    STOP = "stop"
 
 
 class UsageSource(StrEnum):
@@ -163,6 +169,16 @@ _publish(
 )
 
 _publish(
+    OnDisconnect,
+    "What happens to a reply that nobody reads any more.",
+    {
+        OnDisconnect.KEEP: "It goes on, and can be watched again.",
+        OnDisconnect.STOP: "It is stopped when its last reader, on whichever server, unsubscribes, or has"
+        " been gone for 10 seconds.",
+    },
+)
+
+_publish(
     HealthStatus,
     "Whether a provider answers.",
     {
@@ -181,6 +197,7 @@ _publish(
         " transport or the limits on documents.",
         ErrorCode.BAD_INPUT: "A value is out of its range or makes no sense; the message names it.",
         ErrorCode.NOT_FOUND: "What an id means does not exist, or is not yours.",
+        ErrorCode.CLIENT_KEY_REUSED: "The clientKey belongs to another message.",
         ErrorCode.CONFLICT: "Something else is under way, such as the reply that the message would follow.",
         ErrorCode.MODEL_NOT_FOUND: "No provider has this model.",
         ErrorCode.MODEL_LOAD_FAILED: "The model's files cannot be used.",

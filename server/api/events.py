@@ -6,7 +6,7 @@ import strawberry
 
 from db.generations import Generation
 from server import events
-from server.api.context import Info
+from server.api.context import Info, loaders_of
 from server.api.enums import FinishReason, Phase
 from server.api.errors import ChatError
 from server.api.fields import resolver
@@ -148,7 +148,7 @@ def to_stream_event(generation: Generation, logged: LoggedEvent) -> StreamEvent:
 
 
 async def _usage(info: Info, generation: Generation) -> Usage:
-    record = await info.context.loaders.message.load(generation.message_id)
+    record = await loaders_of(info).message.load(generation.message_id)
     if record is None or (usage := Usage.of(record)) is None:
         raise Failure(ErrorCode.NOT_FOUND, f"there is no message {generation.message_id} of yours")
     return usage

@@ -6,6 +6,7 @@ import strawberry
 
 from db.conversations import ConversationChange
 from providers.base import GenerationOptions
+from server.api.enums import OnDisconnect
 from server.api.ids import to_uuid
 from server.draft import Draft, DraftLimits
 from server.errors import ChatError, ErrorCode
@@ -79,6 +80,17 @@ class MessageInput:
     options: OptionsInput | None = strawberry.field(
         default=strawberry.UNSET, description="How the model chooses its words."
     )
+    client_key: str | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="A name of your choice for this message, such as a UUID: sending it again with the same"
+        " name sends nothing twice, but goes on with the reply that began then. Another message with a name"
+        " that was used is refused with CLIENT_KEY_REUSED.",
+    )
+    on_disconnect: OnDisconnect = strawberry.field(
+        default=OnDisconnect.KEEP,
+        description="What happens when nobody reads the reply any more. STOP is for streamMessage; the"
+        " mutations, which nobody reads, refuse it.",
+    )
 
     def draft(self) -> Draft:
         """Raises ChatError for an id that is none."""
@@ -91,7 +103,15 @@ class MessageInput:
             parent_id=to_uuid(parent_id, "parentId") if parent_id else None,
             system_prompt=_or_none(self.system_prompt),
             options=options.options() if options else GenerationOptions(),
+            client_key=_or_none(self.client_key),
+            stops_without_readers=self.on_disconnect is OnDisconnect.STOP,
         )
+
+    def unread_draft(self) -> Draft:
+        """The same where nobody reads the reply as it comes. Raises ChatError also for STOP."""
+        if self.on_disconnect is OnDisconnect.STOP:
+            raise ChatError(ErrorCode.BAD_INPUT, "onDisconnect: STOP needs a reader: send by streamMessage")
+        return self.draft()
 
 
 def title_of(title: str | None) -> str | None:

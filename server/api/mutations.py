@@ -45,11 +45,11 @@ class Mutation:
     )
     async def send_message(self, info: Info, message: NewMessage) -> Generation:
         context = info.context
-        return Generation.of(await context.engine.send(context.viewer_id, message.draft()))
+        return Generation.of(await context.engine.send(context.viewer_id, message.unread_draft()))
 
     @resolver("Send a message, and return its whole reply; the status says whether it failed.")
     async def add_message(self, info: Info, message: NewMessage) -> Message:
-        generation = await info.context.engine.send(info.context.viewer_id, message.draft())
+        generation = await info.context.engine.send(info.context.viewer_id, message.unread_draft())
         await info.context.engine.ended(generation.id)
         return await load_message(info, generation.message_id)
 

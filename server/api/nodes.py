@@ -7,7 +7,7 @@ from uuid import UUID
 import strawberry
 
 from db import conversations, generations
-from server.api.context import Info
+from server.api.context import Info, loaders_of
 from server.api.enums import FinishReason, GenerationStatus, MessageStatus, Role
 from server.api.errors import ChatError
 from server.api.fields import resolver
@@ -53,7 +53,7 @@ class Message(Node):
 
     @resolver("The generation that writes or wrote it; watch a running one by this id.")
     async def generation_id(self, info: Info) -> strawberry.ID | None:
-        generation = await info.context.loaders.generation_of_message.load(self.record.id)
+        generation = await loaders_of(info).generation_of_message.load(self.record.id)
         return to_id(generation.id) if generation else None
 
     @classmethod
@@ -117,7 +117,7 @@ class Conversation(Node):
         return to_connection(records, size, after or None, _message_edge)
 
     async def _leaf(self, info: Info, branch: strawberry.ID) -> UUID:
-        record = await info.context.loaders.message.load(to_uuid(branch, "branch"))
+        record = await loaders_of(info).message.load(to_uuid(branch, "branch"))
         if record is None or record.conversation_id != self.record.id:
             raise Failure(ErrorCode.NOT_FOUND, f"there is no message {branch} in this conversation")
         return record.id
@@ -167,7 +167,7 @@ class Generation(Node):
 
 async def load_message(info: Info, message_id: UUID) -> Message:
     """Raises ChatError where it was deleted in the meantime."""
-    record = await info.context.loaders.message.load(message_id)
+    record = await loaders_of(info).message.load(message_id)
     if record is None:
         raise Failure(ErrorCode.NOT_FOUND, f"there is no message {message_id} of yours")
     return Message.of(record)
@@ -175,7 +175,7 @@ async def load_message(info: Info, message_id: UUID) -> Message:
 
 async def load_conversation(info: Info, conversation_id: UUID) -> Conversation:
     """Raises ChatError where it was deleted in the meantime."""
-    record = await info.context.loaders.conversation.load(conversation_id)
+    record = await loaders_of(info).conversation.load(conversation_id)
     if record is None:
         raise Failure(ErrorCode.NOT_FOUND, f"there is no conversation {conversation_id} of yours")
     return Conversation.of(record)

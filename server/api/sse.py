@@ -29,14 +29,22 @@ _COMPLETE = b"event: complete\ndata:\n\n"  # browsers pass on no event without d
 class EventStream:
     """The answer to one operation, an ASGI application: its results, each as it comes, then ``complete``.
 
-    Results are asked for one by one, as the client takes them; when it is gone they are closed at once,
-    whatever they or the connection wait for.
+    Results are asked for one by one, as the client takes them; when it is gone, or when the server ends
+    (``closing``), they are closed at once, whatever they or the connection wait for.
     """
 
-    def __init__(self, results: AsyncGenerator[Any], cursor: Cursor, *, keep_alive_seconds: float) -> None:
+    def __init__(
+        self,
+        results: AsyncGenerator[Any],
+        cursor: Cursor,
+        *,
+        keep_alive_seconds: float,
+        closing: asyncio.Event,
+    ) -> None:
         self._results = results
         self._cursor = cursor
         self._keep_alive_seconds = keep_alive_seconds
+        self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
@@ -49,12 +57,16 @@ class EventStream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _run(self, receive: Receive, send: Send) -> None:
-        """Return when the last event is sent or the client is gone."""
+        """Return when the last event is sent, the client is gone or the server ends."""
         async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write(send))
-            others = [tasks.create_task(self._keep_alive(send)), tasks.create_task(_disconnected(receive))]
-            await asyncio.wait((writing, others[1]), return_when=asyncio.FIRST_COMPLETED)
-            for task in (writing, *others):
+            keeping = tasks.create_task(self._keep_alive(send))
+            ends = [
+                tasks.create_task(self._write(send)),
+                tasks.create_task(_disconnected(receive)),
+                tasks.create_task(_set(self._closing)),
+            ]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (keeping, *ends):
                 task.cancel()
 
     async def _write(self, send: Send) -> None:
@@ -83,3 +95,7 @@ async def _disconnected(receive: Receive) -> None:
     """Return when the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()

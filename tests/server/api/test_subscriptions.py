@@ -8,8 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from db.bell import Bell
+from db.database import Database, DatabaseUnavailable, Record
 from tests.graphql_client import Json, Refused, Socket
-from tests.server.api.conftest import House
+from tests.server.api.conftest import House, opened
 
 EVENT = """
 fragment Event on StreamEvent {
@@ -361,3 +363,28 @@ async def test_a_client_that_does_not_read_holds_up_nobody(house: House) -> None
             await house.log.has_readers(1)
             socket.drop()
             await house.log.has_readers(0)
+
+
+class Forgetful(Database):
+    """A database that is away for the first few questions about messages."""
+
+    def __init__(self, database: Database, times: int) -> None:
+        super().__init__(database._pool, database._limits)
+        self.times = times
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        if "FROM messages m" in sql and self.times:
+            self.times -= 1
+            raise DatabaseUnavailable("the connection is gone")
+        return await super().fetch(sql, *args)
+
+
+async def test_a_database_that_is_away_at_an_events_details_is_waited_for(
+    database: Database, bell: Bell
+) -> None:
+    """C8: the end of a reply is told as its end, never as an error of the operation."""
+    forgetful = Forgetful(database, times=5)
+    async with opened(House(forgetful, bell)) as house, house.client.socket() as socket:
+        seen = await stream(socket, "words 3")
+    assert forgetful.times == 0
+    assert seen[-1]["message"]["content"] == "w1 w2 w3"
