@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.stop [--runs 5]
 
 Prints one table. The terminal event is timed from sending ``stopGeneration`` to receiving it on the socket
-that streams the reply. Then the local model's worker is asked for its step counter twice, and a proxy before
-Ollama (at OLLAMA_HOST) notes when its connection was closed. Server, clients and proxy share one event loop,
-so every figure is an upper bound.
+that streams the reply; from another replica, to receiving it there and at the one that writes. Then the local
+model's worker is asked for its step counter twice, and a proxy before Ollama (at OLLAMA_HOST) notes when its
+connection was closed. Servers, clients and proxy share one event loop, so every figure is an upper bound.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from db.embedded import embedded_postgres
 from providers.huggingface.provider import HuggingFace
 from server.app import Parts, create_app
 from server.settings import read_settings
@@ -27,6 +28,7 @@ from tests.graphql_client import GraphQLClient, Operation, Socket
 from tests.providers.proxy import FaultProxy
 from tests.server.live import live
 
+_WIDTH = 58
 ROOT = Path(__file__).parent.parent
 HF_MODEL = "SmolLM2-135M-Instruct"
 SEND = """
@@ -38,13 +40,16 @@ subscription ($model: String!) {
   }
 }
 """
+WATCH = "subscription ($id: ID!) { generation(id: $id) { __typename } }"
 STOP = "mutation ($id: ID!) { stopGeneration(id: $id) { status } }"
 
 
 @asynccontextmanager
-async def parley(ollama_host: str) -> AsyncIterator[tuple[Parts, GraphQLClient]]:
+async def parley(ollama_host: str, database_url: str) -> AsyncIterator[tuple[Parts, GraphQLClient]]:
+    """One replica on that database."""
     with tempfile.TemporaryDirectory(prefix="parley-") as data_dir:
         overrides = {
+            "DATABASE_URL": database_url,
             "PARLEY_DATA_DIR": data_dir,
             "PARLEY_SCRIPTED": True,
             "OLLAMA_HOST": ollama_host,
@@ -75,24 +80,43 @@ async def stop(client: GraphQLClient, operation: Operation, generation_id: str) 
 
 
 def row(phase: str, measured: list[float]) -> None:
-    print(f"{phase:<44} {statistics.median(measured):8.1f} {min(measured):8.1f} {max(measured):8.1f}")
+    print(f"{phase:<{_WIDTH}} {statistics.median(measured):8.1f} {min(measured):8.1f} {max(measured):8.1f}")
+
+
+PHASES = {
+    "queued": ("queue 60s", "PhaseChanged"),
+    "loading": ("load 60s", "PhaseChanged"),
+    "waiting for the first token": ("wait 60s", "PhaseChanged"),
+    "waiting for another try": ("error overloaded retry-after 30s", "PhaseChanged"),
+    "streaming": ("words 100000 every 5ms", "TextDelta"),
+    "stalled": ("words 3;stall", "TextDelta"),
+}
 
 
 async def scripted_phases(client: GraphQLClient, runs: int) -> None:
-    phases = {
-        "queued": ("queue 60s", "PhaseChanged"),
-        "loading": ("load 60s", "PhaseChanged"),
-        "waiting for the first token": ("wait 60s", "PhaseChanged"),
-        "streaming": ("words 100000 every 5ms", "TextDelta"),
-        "stalled": ("words 3;stall", "TextDelta"),
-    }
-    for phase, (script, after) in phases.items():
+    for phase, (script, after) in PHASES.items():
         took = []
         for _ in range(runs):
             async with client.socket() as socket:
                 operation, generation_id = await begun(socket, f"scripted:{script}", after)
                 took.append((await stop(client, operation, generation_id))[0])
         row(f"scripted, {phase}", took)
+
+
+async def another_replica(writer: GraphQLClient, other: GraphQLClient, runs: int) -> None:
+    """Stopped at the other, until who watches there and who watches at the writer's have seen the end."""
+    for phase, (script, after) in PHASES.items():
+        took = []
+        for _ in range(runs):
+            async with writer.socket() as socket, other.socket() as others:
+                operation, generation_id = await begun(socket, f"scripted:{script}", after)
+                watching = await others.subscribe(WATCH, id=generation_id)
+                await watching.until(after)
+                at_writer = asyncio.create_task(operation.until("GenerationStopped"))
+                _, asked = await stop(other, watching, generation_id)
+                await at_writer
+                took.append((asyncio.get_running_loop().time() - asked) * 1000)
+        row(f"scripted, {phase}, from another replica", took)
 
 
 async def local_model(parts: Parts, client: GraphQLClient, runs: int) -> None:
@@ -107,7 +131,7 @@ async def local_model(parts: Parts, client: GraphQLClient, runs: int) -> None:
         await asyncio.sleep(0.5)
         steps_after.append((await huggingface.status(HF_MODEL)).steps - at_once)
     row("hf, streaming", took)
-    print(f"{'hf, steps computed in the half second after':<44} {sorted(steps_after)}")
+    print(f"{'hf, steps computed in the half second after':<{_WIDTH}} {sorted(steps_after)}")
 
 
 async def ollama(client: GraphQLClient, proxy: FaultProxy, runs: int) -> None:
@@ -136,9 +160,13 @@ async def main() -> None:
                 FaultProxy(target.hostname or "", target.port or 11434).running()
             )
             host = proxy.url
-        parts, client = await stack.enter_async_context(parley(host))
-        print(f"{f'stop while, {runs} runs, ms':<44} {'median':>8} {'min':>8} {'max':>8}")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-")))
+        url = await stack.enter_async_context(embedded_postgres(folder / "postgres"))
+        parts, client = await stack.enter_async_context(parley(host, url))
+        _, other = await stack.enter_async_context(parley(host, url))
+        print(f"{f'stop while, {runs} runs, ms':<{_WIDTH}} {'median':>8} {'min':>8} {'max':>8}")
         await scripted_phases(client, runs)
+        await another_replica(client, other, runs)
         await local_model(parts, client, runs)
         if proxy:
             await ollama(client, proxy, runs)
