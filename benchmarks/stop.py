@@ -26,13 +26,14 @@ from server.app import Parts, create_app
 from server.settings import read_settings
 from tests.graphql_client import GraphQLClient, Operation, Socket
 from tests.providers.proxy import FaultProxy
+from tests.providers.replay import answer, replay_server
 from tests.server.live import live
 
 _WIDTH = 58
 ROOT = Path(__file__).parent.parent
 HF_MODEL = "SmolLM2-135M-Instruct"
 SEND = """
-subscription ($model: String!) {
+subscription ($model: String) {
   streamMessage(input: {message: "Tell me a long story about a fox.", model: $model}) {
     __typename generationId
     ... on TextDelta { text }
@@ -45,14 +46,19 @@ STOP = "mutation ($id: ID!) { stopGeneration(id: $id) { status } }"
 
 
 @asynccontextmanager
-async def parley(ollama_host: str, database_url: str) -> AsyncIterator[tuple[Parts, GraphQLClient]]:
-    """One replica on that database."""
+async def parley(
+    ollama_host: str, refusing_url: str, database_url: str
+) -> AsyncIterator[tuple[Parts, GraphQLClient]]:
+    """One replica on that database, whose default model refuses, so that the next one answers."""
     with tempfile.TemporaryDirectory(prefix="parley-") as data_dir:
         overrides = {
             "DATABASE_URL": database_url,
             "PARLEY_DATA_DIR": data_dir,
             "PARLEY_SCRIPTED": True,
             "OLLAMA_HOST": ollama_host,
+            "PARLEY_PROVIDER_REFUSING_BASE_URL": refusing_url,
+            "DEFAULT_MODEL_PROVIDER": "refusing",
+            "PARLEY_FALLBACK_ORDER": "scripted",
             "HUGGINGFACE_CACHE_DIR": ROOT / ".parley/cache/huggingface",
             "HUGGINGFACE_MODELS_PATH": ROOT / "models/huggingface",
         }
@@ -61,7 +67,17 @@ async def parley(ollama_host: str, database_url: str) -> AsyncIterator[tuple[Par
             yield app.state.parts, GraphQLClient(f"http://127.0.0.1:{port}/graphql", patience_seconds=120)
 
 
-async def begun(socket: Socket, model: str, after: str = "TextDelta") -> tuple[Operation, str]:
+@asynccontextmanager
+async def refusing() -> AsyncIterator[str]:
+    """An OpenAI-compatible server without credit."""
+    async with replay_server() as server:
+        server.answers["/v1/models"] = (answer({"data": [{"id": "gpt"}]}),)
+        refusal = {"error": {"message": "no credit is left", "code": "insufficient_quota"}}
+        server.answers["/v1/chat/completions"] = (answer(refusal, status=429),)
+        yield f"{server.url}/v1"
+
+
+async def begun(socket: Socket, model: str | None, after: str = "TextDelta") -> tuple[Operation, str]:
     """A reply that has got as far as the first event of this type."""
     operation = await socket.subscribe(SEND, model=model)
     seen = await operation.until(after)
@@ -84,32 +100,33 @@ def row(phase: str, measured: list[float]) -> None:
 
 
 PHASES = {
-    "queued": ("queue 60s", "PhaseChanged"),
-    "loading": ("load 60s", "PhaseChanged"),
-    "waiting for the first token": ("wait 60s", "PhaseChanged"),
-    "waiting for another try": ("error overloaded retry-after 30s", "PhaseChanged"),
-    "streaming": ("words 100000 every 5ms", "TextDelta"),
-    "stalled": ("words 3;stall", "TextDelta"),
+    "queued": ("scripted:queue 60s", "PhaseChanged"),
+    "loading": ("scripted:load 60s", "PhaseChanged"),
+    "waiting for the first token": ("scripted:wait 60s", "PhaseChanged"),
+    "waiting for another try": ("scripted:error overloaded retry-after 30s", "PhaseChanged"),
+    "another model is asked": (None, "ModelSwitched"),
+    "streaming": ("scripted:words 100000 every 5ms", "TextDelta"),
+    "stalled": ("scripted:words 3;stall", "TextDelta"),
 }
 
 
 async def scripted_phases(client: GraphQLClient, runs: int) -> None:
-    for phase, (script, after) in PHASES.items():
+    for phase, (model, after) in PHASES.items():
         took = []
         for _ in range(runs):
             async with client.socket() as socket:
-                operation, generation_id = await begun(socket, f"scripted:{script}", after)
+                operation, generation_id = await begun(socket, model, after)
                 took.append((await stop(client, operation, generation_id))[0])
         row(f"scripted, {phase}", took)
 
 
 async def another_replica(writer: GraphQLClient, other: GraphQLClient, runs: int) -> None:
     """Stopped at the other, until who watches there and who watches at the writer's have seen the end."""
-    for phase, (script, after) in PHASES.items():
+    for phase, (model, after) in PHASES.items():
         took = []
         for _ in range(runs):
             async with writer.socket() as socket, other.socket() as others:
-                operation, generation_id = await begun(socket, f"scripted:{script}", after)
+                operation, generation_id = await begun(socket, model, after)
                 watching = await others.subscribe(WATCH, id=generation_id)
                 await watching.until(after)
                 at_writer = asyncio.create_task(operation.until("GenerationStopped"))
@@ -162,8 +179,9 @@ async def main() -> None:
             host = proxy.url
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-")))
         url = await stack.enter_async_context(embedded_postgres(folder / "postgres"))
-        parts, client = await stack.enter_async_context(parley(host, url))
-        _, other = await stack.enter_async_context(parley(host, url))
+        refusing_url = await stack.enter_async_context(refusing())
+        parts, client = await stack.enter_async_context(parley(host, refusing_url, url))
+        _, other = await stack.enter_async_context(parley(host, refusing_url, url))
         print(f"{f'stop while, {runs} runs, ms':<{_WIDTH}} {'median':>8} {'min':>8} {'max':>8}")
         await scripted_phases(client, runs)
         await another_replica(client, other, runs)

@@ -21,12 +21,13 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a generation ended: the rows not yet stored, the terminal one last, the attempt that decided, and
-    what else the reply's message keeps of it."""
+    """How a generation ended: the rows not yet stored, the terminal one last, the attempt that decided, those
+    that failed before it, and what else the reply's message keeps."""
 
     generation_id: UUID
     rows: Sequence[LogRow]
     attempt: Attempt
+    earlier: Sequence[Attempt] = ()
     finish_reason: str | None = None
     error_message: str | None = None
     error_retryable: bool | None = None
@@ -171,7 +172,8 @@ async def finish(database: Database, owner: UUID, ending: Ending) -> bool:
         await insert(connection, ending.rows)
         await _finish_message(connection, closed["message_id"], ending)
         await _touch(connection, closed["conversation_id"])
-        await usage.record(connection, ending.generation_id, closed["viewer_id"], ending.attempt)
+        for attempt in (*ending.earlier, ending.attempt):
+            await usage.record(connection, ending.generation_id, closed["viewer_id"], attempt)
         await ring(connection, Channel.LOG, Channel.CONVERSATIONS)
     return True
 

@@ -285,6 +285,27 @@ async def renew(
     return {row["id"]: row["is_to_stop"] for row in rows}
 
 
+async def switch_model(
+    database: Database, owner: UUID, generation_id: UUID, *, model: str, provider: str
+) -> None:
+    """Another model answers, as its generation and its message say from now on; nothing changes in one that
+    is no longer this owner's."""
+    await database.execute(
+        """
+        WITH mine AS (
+            UPDATE generations SET model = $3, provider = $4
+            WHERE id = $1 AND owner = $2 AND finished_at IS NULL
+            RETURNING message_id
+        )
+        UPDATE messages SET model = $3, provider = $4 FROM mine WHERE messages.id = mine.message_id
+        """,
+        generation_id,
+        owner,
+        model,
+        provider,
+    )
+
+
 async def running(database: Database, ids: Sequence[UUID]) -> set[UUID]:
     """Those of the generations that exist and have not ended."""
     rows = await database.fetch(

@@ -1,10 +1,11 @@
 """What each attempt at a reply cost, kept also when the conversation is deleted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from db.database import Connection
+from db.database import Connection, Database, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,46 @@ class Attempt:
     outcome: str
     error_code: str | None
     usage: Usage
+
+
+async def attempts(
+    database: Database, viewer_id: str, generation_ids: Sequence[UUID]
+) -> list[tuple[UUID, Attempt]]:
+    """Those of each generation beside its id, in their order."""
+    rows = await database.fetch(
+        """
+        SELECT a.generation_id, a.number, a.provider, a.model, a.started_at, a.first_token_at, a.finished_at,
+               a.outcome, a.error_code, s.prompt_tokens, s.completion_tokens, s.usage_source,
+               s.first_token_ms, s.duration_ms
+        FROM generation_attempts a
+        JOIN model_usage_stats s ON s.generation_id = a.generation_id AND s.attempt = a.number
+        WHERE a.generation_id = ANY($2::uuid[]) AND s.viewer_id = $1
+        ORDER BY a.generation_id, a.number
+        """,
+        viewer_id,
+        generation_ids,
+    )
+    return [(row["generation_id"], _attempt(row)) for row in rows]
+
+
+def _attempt(row: Record) -> Attempt:
+    return Attempt(
+        number=row["number"],
+        provider=row["provider"],
+        model=row["model"],
+        started_at=row["started_at"],
+        first_token_at=row["first_token_at"],
+        finished_at=row["finished_at"],
+        outcome=row["outcome"],
+        error_code=row["error_code"],
+        usage=Usage(
+            row["prompt_tokens"],
+            row["completion_tokens"],
+            row["usage_source"],
+            row["first_token_ms"],
+            row["duration_ms"],
+        ),
+    )
 
 
 async def record(connection: Connection, generation_id: UUID, viewer_id: str, attempt: Attempt) -> None:

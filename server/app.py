@@ -171,11 +171,15 @@ async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
 
 
 def _router(registry: Registry, settings: Settings) -> Router:
-    default = settings.endpoints.get(settings.default_model_provider)
     return Router(
         registry,
         default_provider=settings.default_model_provider,
-        default_model=default.default_model if default else None,
+        default_models={
+            name: endpoint.default_model
+            for name, endpoint in settings.endpoints.items()
+            if endpoint.default_model
+        },
+        fallback_order=settings.fallback_order,
         retries=Retries(settings.retry_attempts, settings.retry_delay_ms / 1000),
     )
 
@@ -264,7 +268,8 @@ def _registrations(settings: Settings, runtime_dir: Path) -> list[Registration]:
         _huggingface(settings, runtime_dir),
         _claude(settings),
         _gemini(settings),
-        _openai(settings, "openai", OPENAI),
+        # Most others pass over the limit of a reply's length by the name that it has at OpenAI.
+        _openai(settings, "openai", Dialect(OPENAI.title) if settings.openai_base_url else OPENAI),
         _openai(settings, "hf-router", HF_ROUTER),
         *(_openai(settings, name, Dialect(name)) for name in settings.named_endpoints),
     ]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import assert_never
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from db.conversations import Conversation, Message
 from db.database import Conflict, Database
 from db.generations import Generation, NewGeneration
 from providers import base
+from providers import router as routing
 from providers.base import ChatMessage, ChatRequest, Finished, FinishReason, Role, UsageReport
 from providers.errors import StreamBroken
 from providers.router import Route, Router
@@ -22,6 +24,7 @@ from server.errors import ChatError, ErrorCode, to_chat_error
 from server.events import (
     Completed,
     Failed,
+    ModelSwitched,
     PhaseChanged,
     ReasoningDelta,
     Started,
@@ -32,6 +35,7 @@ from server.events import (
 )
 from server.log_rows import encode
 from server.meter import Meter
+from server.patience import patiently
 from server.stream_log import StreamLog, Writer
 
 _log = logging.getLogger("parley.chat")
@@ -101,7 +105,8 @@ class ChatEngine:
             return earlier
         self._refuse_while_draining()
         conversation = await self._conversation(viewer_id, draft)
-        route = await self._router.resolve(draft.model or (conversation.model if conversation else None))
+        preferred = conversation.model if conversation else None
+        route = await self._router.resolve(draft.model or preferred, is_open=draft.model is None)
         new = self._new_generation(viewer_id, draft, conversation, route)
         system_prompt = new.system_prompt or (conversation.system_prompt if conversation else None)
         self._refuse_while_draining()  # again: finding the model may have taken seconds
@@ -228,7 +233,8 @@ class ChatEngine:
         try:
             await asyncio.wait({running.producing})
             terminal = self._terminal(running)
-            await running.writer.finish(terminal, running.meter.attempt(terminal))
+            attempt = running.meter.attempt(terminal)
+            await running.writer.finish(terminal, attempt, running.meter.earlier)
         except Exception:
             # Raised further it would end the task group, and with it every other reply.
             _log.exception("generation %s could not be closed", running.generation.id)
@@ -266,6 +272,8 @@ class ChatEngine:
                         await running.writer.append(PhaseChanged(event.phase, detail, event.progress))
                     case UsageReport():
                         running.meter.report(event)
+                    case routing.ModelSwitched():
+                        await self._switch(running, event)
                     case Finished():
                         finished = event.reason
                     case _:
@@ -279,6 +287,27 @@ class ChatEngine:
         branch = await conversations.branch(self._database, generation.viewer_id, generation.user_message_id)
         system = [ChatMessage(Role.SYSTEM, running.system_prompt)] if running.system_prompt else []
         return (*system, *(_turn(message) for message in branch if message.content))
+
+    async def _switch(self, running: _Running, switched: routing.ModelSwitched) -> None:
+        before, running.route = running.route, switched.route
+        told = to_chat_error(switched.error)
+        reason = clean(told.message)
+        running.meter.switch(switched.route, Failed("failed", told.code, reason, told.retryable))
+        await patiently(
+            partial(
+                generations.switch_model,
+                self._database,
+                self._log.owner,
+                running.generation.id,
+                model=switched.route.full_name,
+                provider=switched.route.provider_name,
+            ),
+            patience_seconds=self._log.timing.patience_seconds,
+            retry_seconds=self._log.timing.retry_seconds,
+        )
+        await running.writer.append(
+            ModelSwitched(before.full_name, switched.route.full_name, reason, discard_text=False)
+        )
 
     async def _drain(self, grace_seconds: float) -> None:
         self._draining = True

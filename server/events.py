@@ -28,6 +28,15 @@ class PhaseChanged(Event, frozen=True, tag="phase"):
     progress: float | None = None
 
 
+class ModelSwitched(Event, frozen=True, tag="switched"):
+    """``discard_text``: what was said so far is void."""
+
+    from_model: str
+    to_model: str
+    reason: str
+    discard_text: bool
+
+
 class _Delta(Event, frozen=True):
     """A piece of what the model says; a reader joins those of one kind."""
 
@@ -61,7 +70,9 @@ class Failed(Event, frozen=True, tag="failed"):
 
 Delta = ReasoningDelta | TextDelta
 Terminal = Completed | Stopped | Failed
-StreamEvent = Started | PhaseChanged | ReasoningDelta | TextDelta | Completed | Stopped | Failed
+StreamEvent = (
+    Started | PhaseChanged | ModelSwitched | ReasoningDelta | TextDelta | Completed | Stopped | Failed
+)
 
 
 class LoggedEvent(msgspec.Struct, frozen=True):

@@ -23,13 +23,16 @@ def to_events(rows: Iterable[LogRow]) -> list[LoggedEvent]:
     return [LoggedEvent(row.generation_id, row.seq, row.seq, _decode(row.event)) for row in rows]
 
 
-def to_ending(terminal: Terminal, attempt: Attempt, rows: Sequence[LogRow]) -> Ending:
+def to_ending(
+    terminal: Terminal, attempt: Attempt, rows: Sequence[LogRow], earlier: Sequence[Attempt] = ()
+) -> Ending:
     """``rows`` are those not stored yet; the last one is the terminal event's."""
     failed = terminal if isinstance(terminal, Failed) else None
     return Ending(
         rows[-1].generation_id,
         rows,
         attempt,
+        earlier,
         finish_reason=terminal.finish_reason.value if isinstance(terminal, Completed) else None,
         error_message=failed.message if failed else None,
         error_retryable=failed.retryable if failed else None,

@@ -1,4 +1,4 @@
-"""What one attempt at a reply took: tokens, first token, duration."""
+"""What each attempt at a reply took: tokens, first token, duration."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,15 +11,24 @@ from server.events import Completed, Failed, Stopped, Terminal
 
 
 class Meter:
-    """Runs from its making until ``attempt``."""
+    """Runs from its making until ``attempt``. ``earlier`` has the attempts of models that failed."""
 
     def __init__(self, route: Route) -> None:
+        self.earlier: list[Attempt] = []
+        self._begin(route)
+
+    def _begin(self, route: Route) -> None:
         self._route = route
         self._started_at = datetime.now(UTC)
         self._started = time.perf_counter()
         self._first_token_seconds: float | None = None
         self._deltas = 0
         self._report = UsageReport(None, None)
+
+    def switch(self, route: Route, failed: Failed) -> None:
+        """The attempt has ended, and another model is asked now."""
+        self.earlier.append(self.attempt(failed))
+        self._begin(route)
 
     def delta(self) -> None:
         if self._first_token_seconds is None:
@@ -34,7 +43,7 @@ class Meter:
         duration = time.perf_counter() - self._started
         first = self._first_token_seconds
         return Attempt(
-            number=1,
+            number=len(self.earlier) + 1,
             provider=self._route.provider_name,
             model=self._route.full_name,
             started_at=self._started_at,

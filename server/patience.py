@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], *, patience_seconds: float, retry_seconds: float) -> T:
-    """What ``ask`` returns, asked again for as long as the database cannot be reached. For questions only:
-    whether a change took place is not known. Raises DatabaseUnavailable when the patience is over."""
+    """What ``ask`` returns, asked again for as long as the database cannot be reached. For what may happen
+    twice: whether it did is not known. Raises DatabaseUnavailable when the patience is over."""
     deadline = time.monotonic() + patience_seconds
     while True:
         try:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from server.events import Delta, LoggedEvent, PhaseChanged, StreamEvent, Terminal, clean
+from server.events import Delta, LoggedEvent, ModelSwitched, PhaseChanged, StreamEvent, Terminal, clean
 
 
 class Pending:
@@ -19,7 +19,7 @@ class Pending:
         self._taken: list[LoggedEvent] = []
         self.characters = 0
 
-    def add(self, event: PhaseChanged | Terminal) -> None:
+    def add(self, event: PhaseChanged | ModelSwitched | Terminal) -> None:
         self._waiting.append(event)
 
     def add_delta(self, event: Delta) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from providers.huggingface.settings import Device, Precision, child_environment
 from providers.ollama import host_url
 from providers.openai import HF_ROUTER_MODEL
-from server.endpoints import Endpoint, endpoint_url, key_text, keys_beside_urls, named_endpoints
+from server.endpoints import NAMED, Endpoint, endpoint_url, key_text, keys_beside_urls, named_endpoints
 
 _log = logging.getLogger("parley.settings")
 
@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     hf_router_base_url: str | None = None
     model_provider_priority: CommaSeparated = ("ollama", "huggingface")
     default_model_provider: str = "ollama"
+    fallback_order: CommaSeparated = Field(
+        ("ollama", "claude", "gemini", "openai", "hf-router"), validation_alias="PARLEY_FALLBACK_ORDER"
+    )
     huggingface_max_memory: int | None = Field(None, ge=512)
     max_concurrent_models: int = Field(2, ge=1)
     model_load_timeout_ms: int = Field(30_000, ge=1)
@@ -121,12 +124,15 @@ class Settings(BaseSettings):
     @field_validator("huggingface_models_path", "huggingface_cache_dir", "data_dir")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
-        return path and path.expanduser().absolute()
+        try:
+            return path and path.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("expected a path; nobody has the home that it begins with") from None
 
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
-        if url and urlsplit(url.get_secret_value()).scheme not in ("postgres", "postgresql"):
+        if url and _parts(url.get_secret_value()).scheme not in ("postgres", "postgresql"):
             raise ValueError("expected postgresql://user:password@host:5432/database")
         return url
 
@@ -145,9 +151,11 @@ class Settings(BaseSettings):
     def _is_url(cls, url: str | None) -> str | None:
         return url and endpoint_url(url)
 
-    @field_validator("model_provider_priority", "default_model_provider")
+    @field_validator("model_provider_priority", "default_model_provider", "fallback_order")
     @classmethod
     def _are_providers(cls, names: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "fallback_order" and names == ("none",):
+            return ()
         known = (*PROVIDERS, *info.data.get("named_endpoints", ()))
         if set((names,) if isinstance(names, str) else names) - set(known):
             raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}")
@@ -166,7 +174,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            parts = urlsplit(origin)
+            parts = _parts(origin)
             if not parts.scheme or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
                 raise ValueError(f"expected scheme://host or scheme://host:port, not {origin!r}")
         return origins
@@ -239,6 +247,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _parts(url: str) -> SplitResult:
+    """Empty for what is no URL. Why it is none stays unsaid: the reason may show a password."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
 def worker_environment() -> dict[str, str]:
     """What a model's worker process may know of this environment."""
     return child_environment(os.environ)
@@ -273,8 +289,11 @@ def _by_variable(place: Mapping[str, object]) -> dict[str, str]:
 
 
 def _tell_of_lost_keys(settings: Settings, places: Sequence[Mapping[str, str]]) -> None:
-    for key, url in _KEYS_AND_URLS:
-        if getattr(settings, key.lower()) is None and any(key in place for place in places):
+    used = {pair: getattr(settings, pair[0].lower()) for pair in _KEYS_AND_URLS}
+    for name, endpoint in settings.named_endpoints.items():
+        used[f"{NAMED}{name.upper()}_API_KEY", f"{NAMED}{name.upper()}_BASE_URL"] = endpoint.api_key
+    for (key, url), value in used.items():
+        if value is None and any(key in place for place in places):
             _log.warning("%s is not used: set it in the same place as %s", key, url)
 
 

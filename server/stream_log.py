@@ -9,14 +9,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 from uuid import UUID
 
 from db import generation_log
 from db.bell import Bell
 from db.database import Conflict, Database, DatabaseError, DatabaseUnavailable
-from db.generation_log import LogRow
+from db.generation_log import Ending, LogRow
 from db.usage import Attempt
-from server.events import Delta, LoggedEvent, PhaseChanged, Started, Terminal
+from providers.base import Phase
+from server.events import Delta, LoggedEvent, ModelSwitched, PhaseChanged, Started, Terminal
 from server.follower import Follower
 from server.leases import Leases
 from server.log_rows import to_ending, to_events, to_rows
@@ -25,6 +27,8 @@ from server.pending import Pending
 from server.tail import Tail
 
 _log = logging.getLogger("parley.stream_log")
+MakeEnding: TypeAlias = Callable[[Sequence[LogRow]], Ending]
+
 _FINISHING = 4  # at once; the pool has connections left for the commits
 
 
@@ -57,15 +61,15 @@ class Writer:
         self.closing = False  # from then on only the commit that closes the generation takes its events
         self.abort = abort
 
-    async def append(self, event: PhaseChanged | Delta) -> None:
+    async def append(self, event: PhaseChanged | ModelSwitched | Delta) -> None:
         """Hand over an event; it is shown once it is stored.
 
         Waits while the buffer is full. Raises DatabaseUnavailable when it stays so for the log's patience.
         """
         await self._wait_for_room()
-        if isinstance(event, PhaseChanged):
+        if isinstance(event, PhaseChanged | ModelSwitched):
             self.pending.add(event)
-            self.status = event.phase.value
+            self.status = (event.phase if isinstance(event, PhaseChanged) else Phase.RETRYING).value
             self._streaming = False
             self._log.wake(urgent=True)
             return
@@ -77,15 +81,16 @@ class Writer:
             self.status = "streaming"
             self._streaming = True
 
-    async def finish(self, terminal: Terminal, attempt: Attempt) -> None:
-        """Store what waits, the terminal event, the message and the usage, in one commit.
+    async def finish(self, terminal: Terminal, attempt: Attempt, earlier: Sequence[Attempt] = ()) -> None:
+        """Store what waits, the terminal event, the message and the usage of ``attempt`` and of those that
+        failed before it, in one commit.
 
         Does not raise: when the database stays away for the log's patience, or the generation is no longer
         ours, its end is left to whoever has the lease.
         """
         self.closing = True
         self.pending.add(terminal)
-        await self._log.finish(self, terminal, attempt)
+        await self._log.finish(self, partial(to_ending, terminal, attempt, earlier=earlier))
 
     def stored(self) -> None:
         self.pending.stored()
@@ -191,13 +196,13 @@ class StreamLog:
         if urgent:
             self._urgent.set()
 
-    async def finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> None:
+    async def finish(self, writer: Writer, ending: MakeEnding) -> None:
         deadline = time.monotonic() + self.timing.patience_seconds
         async with self._committing:
             pass  # the commit that may hold this writer's events has ended, and the next leaves it out
         is_lost = False
         try:
-            while not is_lost and not await self._try_to_finish(writer, terminal, attempt):
+            while not is_lost and not await self._try_to_finish(writer, ending):
                 await asyncio.sleep(self.timing.retry_seconds)
                 is_lost = time.monotonic() > min(deadline, self._give_up_at)
             if is_lost:
@@ -210,14 +215,12 @@ class StreamLog:
         """Wait no longer than that for a database that is away: this process is about to end."""
         self._give_up_at = time.monotonic() + seconds
 
-    async def _try_to_finish(self, writer: Writer, terminal: Terminal, attempt: Attempt) -> bool:
+    async def _try_to_finish(self, writer: Writer, ending: MakeEnding) -> bool:
         """False when it is worth another try."""
         async with self._finishing:
             events = writer.pending.take()
             try:
-                ours = await generation_log.finish(
-                    self._database, self.owner, to_ending(terminal, attempt, to_rows(events))
-                )
+                ours = await generation_log.finish(self._database, self.owner, ending(to_rows(events)))
             except (DatabaseUnavailable, Conflict):
                 return False
             except DatabaseError:

@@ -1,6 +1,7 @@
 """What resolvers work with: the parts of the server, on behalf of one viewer."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +13,10 @@ import strawberry
 from graphql import OperationType
 from strawberry.dataloader import DataLoader
 
-from db import conversations, generations
+from db import conversations, generations, usage
 from db.database import Database
 from db.generations import Generation
+from db.usage import Attempt
 from providers.registry import Registry
 from providers.router import Router
 from server.api.cursor import Cursor
@@ -31,7 +33,8 @@ class _Record(Protocol):
 
 
 RecordT = TypeVar("RecordT", bound=_Record)
-Fetch: TypeAlias = Callable[[Database, str, Sequence[UUID]], Awaitable[Sequence[RecordT]]]
+T = TypeVar("T")
+Fetch: TypeAlias = Callable[[Database, str, Sequence[UUID]], Awaitable[Sequence[T]]]
 
 
 class Loaders:
@@ -52,6 +55,7 @@ class Loaders:
         self.message = self._by_id(conversations.messages)
         self.generation = self._by_id(generations.get_many)
         self.generation_of_message = DataLoader(self._generations_of_messages, cache=False)
+        self.attempts = DataLoader(self._attempts_of_generations, cache=False)
 
     def _by_id(self, fetch: Fetch[RecordT]) -> DataLoader[UUID, RecordT | None]:
         async def load(ids: list[UUID]) -> list[RecordT | None]:
@@ -65,7 +69,13 @@ class Loaders:
         found = {generation.message_id: generation for generation in rows}
         return [found.get(message_id) for message_id in message_ids]
 
-    async def _asked(self, fetch: Fetch[RecordT], ids: Sequence[UUID]) -> Sequence[RecordT]:
+    async def _attempts_of_generations(self, generation_ids: list[UUID]) -> list[list[Attempt]]:
+        found = defaultdict(list)
+        for generation_id, attempt in await self._asked(usage.attempts, generation_ids):
+            found[generation_id].append(attempt)
+        return [found[generation_id] for generation_id in generation_ids]
+
+    async def _asked(self, fetch: Fetch[T], ids: Sequence[UUID]) -> Sequence[T]:
         return await patiently(
             lambda: fetch(self._database, self._viewer_id, ids),
             patience_seconds=self._patience_seconds,

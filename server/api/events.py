@@ -56,6 +56,19 @@ class PhaseChanged(StreamEvent):
     progress: float | None = strawberry.field(description="From 0 to 1, where that is known.")
 
 
+@strawberry.type(
+    description="Another model answers, because the one before it failed. That happens only where the message"
+    " named no model."
+)
+class ModelSwitched(StreamEvent):
+    from_model: str = strawberry.field(description="The model that failed, with its prefix.")
+    to_model: str = strawberry.field(description="The model that is asked now, with its prefix.")
+    reason: str = strawberry.field(description="How the first one failed, for people.")
+    discard_text: bool = strawberry.field(
+        description="Whether the text so far is void, because the new model begins anew."
+    )
+
+
 @strawberry.type(description="More of what the model thinks before it answers.")
 class ReasoningDelta(StreamEvent):
     text: str = strawberry.field(description="To be added to what came before.")
@@ -101,13 +114,14 @@ class GenerationFailed(StreamEvent):
         return await load_message(info, self.generation.message_id)
 
     @resolver("Why it failed.")
-    def error(self) -> ChatError:
+    async def error(self, info: Info) -> ChatError:
+        message = await load_message(info, self.generation.message_id)  # knows which model was asked last
         return ChatError(
             code=self.failed.code,
             message=self.failed.message,
             retryable=self.failed.retryable,
-            provider=self.generation.provider,
-            model=self.generation.model,
+            provider=message.provider,
+            model=message.model,
         )
 
     @resolver("What it cost.")
@@ -118,6 +132,7 @@ class GenerationFailed(StreamEvent):
 STREAM_EVENTS = (
     GenerationStarted,
     PhaseChanged,
+    ModelSwitched,
     ReasoningDelta,
     TextDelta,
     GenerationCompleted,
@@ -133,6 +148,15 @@ def to_stream_event(generation: Generation, logged: LoggedEvent) -> StreamEvent:
             return GenerationStarted(generation=generation, seq=seq, model=event.model)
         case events.PhaseChanged(phase=phase, detail=detail, progress=progress):
             return PhaseChanged(generation=generation, seq=seq, phase=phase, detail=detail, progress=progress)
+        case events.ModelSwitched():
+            return ModelSwitched(
+                generation=generation,
+                seq=seq,
+                from_model=event.from_model,
+                to_model=event.to_model,
+                reason=event.reason,
+                discard_text=event.discard_text,
+            )
         case events.ReasoningDelta(text=text):
             return ReasoningDelta(generation=generation, seq=seq, from_seq=logged.from_seq, text=text)
         case events.TextDelta(text=text):

@@ -7,6 +7,7 @@ from uuid import UUID
 import strawberry
 
 from db import conversations, generations
+from db.usage import Attempt as AttemptRecord
 from server.api.context import Info, loaders_of
 from server.api.enums import FinishReason, GenerationStatus, MessageStatus, Role
 from server.api.errors import ChatError
@@ -137,6 +138,33 @@ class Conversation(Node):
         )
 
 
+@strawberry.type(description="One model's try at a reply.")
+class Attempt:
+    number: int = strawberry.field(description="From 1.")
+    model: str = strawberry.field(description="The model, with its prefix.")
+    provider: str = strawberry.field(description="The name of its provider.")
+    started_at: datetime = strawberry.field(description="When it was asked.")
+    first_token_at: datetime | None = strawberry.field(description="When its first token came, if one did.")
+    finished_at: datetime = strawberry.field(description="When it ended.")
+    outcome: MessageStatus = strawberry.field(description="How it ended.")
+    error_code: ErrorCode | None = strawberry.field(description="Why it failed, if it did.")
+    usage: Usage = strawberry.field(description="What it cost.")
+
+    @classmethod
+    def of(cls, record: AttemptRecord) -> Self:
+        return cls(
+            number=record.number,
+            model=record.model,
+            provider=record.provider,
+            started_at=record.started_at,
+            first_token_at=record.first_token_at,
+            finished_at=record.finished_at,
+            outcome=MessageStatus(record.outcome),
+            error_code=ErrorCode(record.error_code) if record.error_code else None,
+            usage=Usage.of_attempt(record.usage),
+        )
+
+
 @strawberry.type(description="One reply being written, or written. It belongs to nobody's connection.")
 class Generation(Node):
     record: strawberry.Private[generations.Generation]
@@ -148,6 +176,11 @@ class Generation(Node):
     @resolver("The conversation that it writes to.")
     async def conversation(self, info: Info) -> Conversation:
         return await load_conversation(info, self.record.conversation_id)
+
+    @resolver("Which models tried, in their order, once it has ended.")
+    async def attempts(self, info: Info) -> list[Attempt]:
+        records = await loaders_of(info).attempts.load(self.record.id)
+        return [Attempt.of(record) for record in records]
 
     @resolver("The reply that it writes.")
     async def message(self, info: Info) -> Message:

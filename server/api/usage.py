@@ -4,6 +4,7 @@ from typing import Self
 
 import strawberry
 
+import db.usage
 from db.conversations import Message
 from server.api.enums import UsageSource
 from server.api.fields import resolver
@@ -31,6 +32,16 @@ class Usage:
             return None
         seconds = (self.duration_ms - self.first_token_ms) / 1000
         return (self.completion_tokens - 1) / seconds if seconds > 0 else None
+
+    @classmethod
+    def of_attempt(cls, spent: db.usage.Usage) -> Self:
+        return cls(
+            prompt_tokens=spent.prompt_tokens,
+            completion_tokens=spent.completion_tokens,
+            source=UsageSource(spent.source),
+            first_token_ms=spent.first_token_ms,
+            duration_ms=spent.duration_ms,
+        )
 
     @classmethod
     def of(cls, message: Message) -> Self | None:

@@ -4,13 +4,15 @@ import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from typing import TypeVar
 
 import hypothesis
 import pytest
 
-from providers.base import ChatMessage, ChatRequest, GenerationOptions, ProviderEvent, Role, TextDelta
+from providers.base import ChatMessage, ChatRequest, GenerationOptions, Role, TextDelta
 from providers.errors import ProviderError
 from providers.ollama import Ollama, OllamaSettings, host_url
+from providers.router import RoutedEvent
 from tests.providers.replay import ReplayServer, replay_server
 
 # How long an example takes says more about the machine's other work than about the code.
@@ -18,16 +20,19 @@ hypothesis.settings.register_profile("parley", deadline=None)
 hypothesis.settings.load_profile("parley")
 
 
-async def collect(events: AsyncGenerator[ProviderEvent, None]) -> list[ProviderEvent]:
+EventT = TypeVar("EventT")
+
+
+async def collect(events: AsyncGenerator[EventT, None]) -> list[EventT]:
     async with aclosing(events):
         return [event async for event in events]
 
 
 async def outcome(
-    events: AsyncGenerator[ProviderEvent, None], on_text: Callable[[], None] | None = None
-) -> tuple[list[ProviderEvent], ProviderError | None]:
+    events: AsyncGenerator[EventT, None], on_text: Callable[[], None] | None = None
+) -> tuple[list[EventT], ProviderError | None]:
     """What came, and what it ended with; ``on_text`` is called at the first piece of text."""
-    seen: list[ProviderEvent] = []
+    seen: list[EventT] = []
     try:
         async with aclosing(events):
             async for event in events:
@@ -40,7 +45,7 @@ async def outcome(
     return seen, None
 
 
-def text_of(events: Iterable[ProviderEvent]) -> str:
+def text_of(events: Iterable[RoutedEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from providers.ollama import Ollama, OllamaSettings
 from providers.registry import Registration, Registry
 from providers.reply import ReplyLimits
 from providers.retry import NO_RETRIES, Retries, Retrying
-from providers.router import Router
+from providers.router import RoutedEvent, Router
 from providers.scripted import Scripted
 from tests.providers.conftest import chat, collect, outcome, text_of
 from tests.providers.proxy import FaultProxy
@@ -65,7 +65,7 @@ def again(seconds: str, tries: str, why: str) -> PhaseChanged:
     return PhaseChanged(Phase.RETRYING, f"trying again in {seconds} s (try {tries}): {why}")
 
 
-def phases_of(events: list[ProviderEvent]) -> list[Phase]:
+def phases_of(events: Sequence[RoutedEvent]) -> list[Phase]:
     return [event.phase for event in events if isinstance(event, PhaseChanged)]
 
 

@@ -127,9 +127,9 @@ async def test_no_model_named(
     registry: Registry, router: Router, ollama_like: ListingProvider, local: ListingProvider
 ) -> None:
     assert (await router.resolve(None)).full_name == "ollama:smollm2:135m"
-    configured = Router(registry, default_provider="huggingface", default_model="only-here")
+    configured = Router(registry, default_provider="huggingface", default_models={"huggingface": "only-here"})
     assert (await configured.resolve(None)).full_name == "hf:only-here"
-    elsewhere = Router(registry, default_provider="huggingface", default_model="gone")
+    elsewhere = Router(registry, default_provider="huggingface", default_models={"huggingface": "gone"})
     assert (await elsewhere.resolve(None)).full_name == "hf:SmolLM2"
     ollama_like.error = Unavailable("nobody there")
     await registry.models("ollama", refresh=True)

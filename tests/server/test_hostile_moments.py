@@ -159,10 +159,10 @@ class SlowRouter(Router):
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
 
-    async def resolve(self, name: str | None) -> Route:
+    async def resolve(self, name: str | None, *, is_open: bool = False) -> Route:
         self.asked.set()
         await self.may_answer.wait()
-        return await super().resolve(name)
+        return await super().resolve(name, is_open=is_open)
 
 
 async def test_a_message_whose_model_is_found_too_late_is_refused(database: Database, bell: Bell) -> None:

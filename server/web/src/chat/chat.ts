@@ -164,6 +164,13 @@ function changesBy(event: StreamEvent, heard: { content: string; reasoning: stri
       return {};
     case 'PhaseChanged':
       return { activity: { text: event.detail ?? PHASES[event.phase], progress: event.progress } };
+    case 'ModelSwitched':
+      if (event.discardText) heard.content = heard.reasoning = '';
+      return {
+        ...heard,
+        model: event.toModel,
+        activity: { text: `Asking ${event.toModel} instead: ${event.reason}`, progress: null },
+      };
     case 'ReasoningDelta':
       heard.reasoning += event.text;
       return { reasoning: heard.reasoning, activity: undefined };

@@ -160,6 +160,7 @@ export const STOP = /* GraphQL */ `
 export type StreamEvent = { seq: number } & (
   | { __typename: 'GenerationStarted' }
   | { __typename: 'PhaseChanged'; phase: Phase; detail: string | null; progress: number | null }
+  | { __typename: 'ModelSwitched'; toModel: string; reason: string; discardText: boolean }
   | { __typename: 'TextDelta' | 'ReasoningDelta'; text: string }
   | { __typename: 'GenerationCompleted' | 'GenerationStopped' | 'GenerationFailed'; message: StoredMessage }
 );
@@ -175,6 +176,11 @@ export const WATCH = /* GraphQL */ `
         phase
         detail
         progress
+      }
+      ... on ModelSwitched {
+        toModel
+        reason
+        discardText
       }
       ... on ReasoningDelta {
         text
