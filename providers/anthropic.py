@@ -124,16 +124,21 @@ class Anthropic:
     async def _reply(self, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
         """A model that refuses to be told how to sample is not told, then and from then on."""
         yield PhaseChanged(Phase.WAITING)
+        chat = self._chat(request)
         if request.model not in self._unsampled:
+            began = False
             try:
-                async with aclosing(self._read(self._chat(request))) as events:
+                async with aclosing(self._read(chat)) as events:
                     async for event in events:
+                        began = True
                         yield event
                 return
             except SamplingRefused:
-                self._unsampled.add(request.model)
-                _log.info("%s does not take options of sampling for %s", self._upstream.label, request.model)
-        async with aclosing(self._read(_unsampled(self._chat(request)))) as events:
+                if began:
+                    raise
+            self._unsampled.add(request.model)
+            _log.info("%s does not take options of sampling for %s", self._upstream.label, request.model)
+        async with aclosing(self._read(_unsampled(chat))) as events:
             async for event in events:
                 yield event
 
@@ -196,10 +201,12 @@ class Anthropic:
                 return Finished(FinishReason.LENGTH)
             case "refusal":
                 details = end.stop_details
-                why = (details.explanation or details.category) if details else None
-                raise ContentFiltered(f"{self._upstream.label} refused{f': {why}' if why else ''}")
+                why = (details and (details.explanation or details.category)) or "it does not say why"
+                raise ContentFiltered(f"{self._upstream.label} refused: {self._upstream.shown(why)}")
             case reason:
-                raise Unavailable(f"{self._upstream.label} ended its reply with {reason!r}")
+                raise Unavailable(
+                    f"{self._upstream.label} ended its reply with {self._upstream.shown(reason)!r}"
+                )
 
     async def _fetch(self, path: str) -> Models:
         data = await self._upstream.fetch("GET", path, timeout_seconds=self._settings.list_timeout_seconds)

@@ -149,10 +149,10 @@ class Gemini:
         """How the reply ended, if it says so. Raises for an end that is no success."""
         label, feedback = self._upstream.label, chunk.prompt_feedback
         if feedback and feedback.block_reason:
-            raise ContentFiltered(
-                f"{label} blocked the prompt: {feedback.block_reason_message or feedback.block_reason}"
-            )
+            why = self._upstream.shown(feedback.block_reason_message or feedback.block_reason)
+            raise ContentFiltered(f"{label} blocked the prompt: {why}")
         last = chunk.candidates[0] if chunk.candidates else Candidate()
+        why = self._upstream.shown(last.finish_message or last.finish_reason or "")
         match last.finish_reason:
             case None | "FINISH_REASON_UNSPECIFIED":
                 return None
@@ -161,13 +161,11 @@ class Gemini:
             case "MAX_TOKENS":
                 return Finished(FinishReason.LENGTH)
             case reason if reason in _FILTERED:
-                raise ContentFiltered(f"{label} withheld its reply: {last.finish_message or reason}")
+                raise ContentFiltered(f"{label} withheld its reply: {why}")
             case "LANGUAGE":
-                raise CapabilityMissing(
-                    f"{label} does not speak the language: {last.finish_message or 'LANGUAGE'}"
-                )
-            case reason:
-                raise Unavailable(f"{label} ended its reply with {last.finish_message or reason!r}")
+                raise CapabilityMissing(f"{label} does not speak the language: {why}")
+            case _:
+                raise Unavailable(f"{label} ended its reply with {why!r}")
 
     async def _fetch(self, path: str) -> Models:
         data = await self._upstream.fetch("GET", path, timeout_seconds=self._settings.list_timeout_seconds)

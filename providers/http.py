@@ -54,6 +54,7 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     403: BadCredentials,
     404: ModelNotFound,
     408: Unavailable,
+    409: Overloaded,  # both vendors that send it say to come again
     429: Overloaded,
     503: Overloaded,
     529: Overloaded,
@@ -98,7 +99,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | No
         try:
             seconds = float(value)
         except ValueError:
-            with suppress(ValueError):
+            with suppress(ValueError, OverflowError):
                 date = parsedate_to_datetime(value)
                 seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return max(0.0, seconds) if seconds is not None and math.isfinite(seconds) else None
@@ -177,20 +178,21 @@ class Upstream:
             raise Unavailable(f"{self.label} sent something that is not what its API sends") from error
 
     def error(self, failure: HttpFailure) -> ProviderError:
-        text = _shortened(self._masked(failure.text)) if failure.text else None
-        said = f"{text} (HTTP {failure.status})" if text else f"HTTP {failure.status}"
+        status = f"HTTP {failure.status}"
+        said = f"{self.shown(failure.text)} ({status})" if failure.text else status
         return self._classify(failure)(
             f"{self.label} answered: {said}", retry_after_seconds=self._retry_after(failure)
         )
 
+    def shown(self, text: str) -> str:
+        """What the server says, as people may see it: without what ``headers`` hold, and not too long."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
+
     async def aclose(self) -> None:
         """Close every connection, those of open streams too; these end with ``Unavailable``."""
         await self._client.aclose()
-
-    def _masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return text
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -208,10 +210,6 @@ def _secrets(headers: Mapping[str, str]) -> tuple[str, ...]:
             raise ValueError(f"the header {name} has characters that HTTP cannot send")  # httpx would show it
     words = {value.rpartition(" ")[2] for value in headers.values()}
     return tuple(word for word in words if len(word) >= _SHORTEST_SECRET)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
 def _happened(error: Exception) -> str:

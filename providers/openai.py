@@ -176,13 +176,13 @@ class OpenAI:
             _log.info("%s does not take %s for %s", self._upstream.label, ", ".join(more), request.model)
 
     async def _read(self, chat: Chat) -> AsyncGenerator[ProviderEvent, None]:
-        usage, finish = None, None
+        usage, reason = None, None
         began = False
         body = self._upstream.stream("POST", "/chat/completions", msgspec.json.encode(chat))
         async with aclosing(read_events(body, self._upstream.label)) as events:
             async for sent in events:
                 if sent.data == _DONE:
-                    finish = Finished(FinishReason.STOP) if began else None
+                    reason = "stop" if began else None
                     break
                 chunk = self._chunk(sent.data)
                 usage = chunk.usage or usage
@@ -190,14 +190,14 @@ class OpenAI:
                     for delta in _deltas(choice):
                         began = True
                         yield delta
-                    finish = self._finish(choice.finish_reason)
-                if finish:
+                    reason = choice.finish_reason
+                if reason:
                     usage = await self._late_usage(events) or usage
                     break
-            if finish:
+            if reason:
                 if usage:
                     yield UsageReport(usage.prompt_tokens, usage.completion_tokens)
-                yield finish
+                yield self._finish(reason)
                 async for _ in events:
                     pass
 
@@ -224,11 +224,9 @@ class OpenAI:
                 raise self._upstream.error(HttpFailure(status_of(said), text, body=said))
         return self._upstream.decode(data, CHUNK)
 
-    def _finish(self, reason: str | None) -> Finished | None:
-        """How the reply ended, if it says so. Raises for an end that is no success."""
+    def _finish(self, reason: str) -> Finished:
+        """How the reply ended. Raises for an end that is no success."""
         match reason:
-            case None | "":
-                return None
             case "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" | "tool_calls" | "function_call":
                 return Finished(FinishReason.STOP)
             case "length" | "max_tokens" | "model_length":
@@ -236,7 +234,9 @@ class OpenAI:
             case "content_filter":
                 raise ContentFiltered(f"{self._upstream.label} withheld the rest of the reply: {reason}")
             case _:
-                raise Unavailable(f"{self._upstream.label} ended its reply with {reason!r}")
+                raise Unavailable(
+                    f"{self._upstream.label} ended its reply with {self._upstream.shown(reason)!r}"
+                )
 
     async def _list(self) -> list[Model]:
         """Raises NoSuchAddress where there is no list and nothing is known without it."""

@@ -66,7 +66,7 @@ class _Event:
     def end(self) -> ServerSentEvent | None:
         """What has been read, if it is something; the next line begins another event."""
         data = self._data
-        if not data and self._stray and self._stray[0].lstrip()[:1] in (b"{", b"["):
+        if self._stray and self._stray[0].lstrip()[:1] in (b"{", b"["):
             data = self._stray
         event = ServerSentEvent(_text(self._type), _text(b"\n".join(data))) if data else None
         self._type, self._data, self._stray, self.size_bytes = b"", [], [], 0

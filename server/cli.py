@@ -38,10 +38,11 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0 done, 1 failed, 2 misused or wrongly configured."""
     options = _parser().parse_args(arguments)
-    configure_logging("error")
+    configure_logging("warning")  # for what reading the settings has to tell
     overrides = {name: value for name, value in vars(options).items() if name.isupper() and value is not None}
     try:
         settings = read_settings(overrides)
+        configure_logging("error")
         run: Command = options.run
         return run(settings, options)
     except SettingsError as error:

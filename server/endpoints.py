@@ -10,6 +10,7 @@ from pydantic import SecretStr
 NAMED = "PARLEY_PROVIDER_"
 
 _URL = "expected http(s)://host:port/path without user, query or fragment"
+_PORTS = range(1, 65_536)
 _KEY = "expected a key without blanks, in ASCII"
 _NAME = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*?)_(?P<field>BASE_URL|API_KEY|DEFAULT_MODEL|MODELS)")
 _FIELDS = "BASE_URL, API_KEY, DEFAULT_MODEL or MODELS"
@@ -43,6 +44,8 @@ def endpoint_url(text: str) -> str:
     except httpx.InvalidURL:
         raise ValueError(_URL) from None
     if url.scheme not in ("http", "https") or not url.host or set("@?#") & set(text) or not _is_visible(text):
+        raise ValueError(_URL)
+    if url.port is not None and url.port not in _PORTS:
         raise ValueError(_URL)
     return text.rstrip("/")
 
@@ -109,7 +112,7 @@ def _endpoint(name: str, fields: Mapping[str, str], taken: frozenset[str]) -> tu
     variable = f"{NAMED}{name.upper()}_"
     problems = []
     base_url = api_key = None
-    if name in taken:
+    if name.replace("_", "-") in taken:
         problems.append(f"{variable}BASE_URL: the name {name} is taken, expected another")
     try:
         base_url = endpoint_url(fields.get("BASE_URL", ""))

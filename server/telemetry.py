@@ -6,7 +6,7 @@ import logging.config
 
 def configure_logging(level: str) -> None:
     """One line per record on stderr, from ``level`` up; of libraries only what matters to an operator."""
-    quiet = dict.fromkeys(("alembic", "asyncio", "httpx", "uvicorn"), "WARNING")
+    quiet = dict.fromkeys(("alembic", "asyncio", "httpcore", "httpx", "uvicorn"), "WARNING")
     quiet["asyncpg"] = "ERROR"  # its pool repeats at length what server and db say in a line
     logging.config.dictConfig(
         {

@@ -255,6 +255,17 @@ async def test_a_model_that_is_not_to_be_told_how_to_sample(server: ReplayServer
     assert all(body["max_tokens"] == 9 for body in bodies)
 
 
+async def test_nothing_is_asked_again_once_a_reply_began(server: ReplayServer) -> None:
+    refusal = {"type": "invalid_request_error", "message": "`temperature` is deprecated for this model."}
+    server.answers[PATH] = stream([BEGUN + event("error", error=refusal)])
+    provider = provider_at(server.url)
+    seen, error = await outcome(provider.stream(chat("claude-x")))
+    assert text_of(seen) == "It is"
+    assert isinstance(error, errors.BadRequest)
+    assert len(server.received) == 1
+    await provider.aclose()
+
+
 async def test_no_request_for_a_stop_string_that_it_does_not_take(server: ReplayServer) -> None:
     request = chat("claude-x", options=GenerationOptions(stop=("END", "\n\n")))
     _, error = await replayed(server, *stream([REPLY]), request=request)
@@ -468,11 +479,18 @@ async def test_the_key_goes_nowhere_else_and_is_shown_nowhere(
         assert elsewhere.received == []
     _, echoed = await replayed(server, answer(said("authentication_error", f"bad key {KEY}!"), status=401))
     _, inside = await replayed(server, *stream([event("error", error={"type": "api_error", "message": KEY})]))
+    why = {"explanation": f"{KEY} {'x' * 5000}"}
+    _, refused = await replayed(server, *stream([BEGUN + end("refusal", stop_details=why)]))
+    _, ended = await replayed(server, *stream([BEGUN + end(KEY)]))
     assert echoed is not None
     assert "bad key [hidden]!" in echoed.message
-    assert inside is not None
+    for error in (inside, refused, ended):
+        assert error is not None
+        assert "[hidden]" in error.message
+        assert KEY not in error.message
+        assert len(error.message) < 500
     provider = provider_at(server.url)
-    assert KEY not in caplog.text + repr(provider._settings) + repr(provider) + inside.message
+    assert KEY not in caplog.text + repr(provider._settings) + repr(provider)
     assert all(KEY not in request.path for request in server.received)
     await provider.aclose()
 

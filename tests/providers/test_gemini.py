@@ -480,11 +480,20 @@ async def test_the_key_goes_nowhere_else_and_is_shown_nowhere(
         assert elsewhere.received == []
     _, echoed = await replayed(server, answer(said(403, "PERMISSION_DENIED", f"bad key {KEY}!"), status=403))
     _, inside = await replayed(server, *stream([data(said(500, "INTERNAL", KEY))]))
+    why = f"{KEY} {'x' * 5000}"
+    blocked = {"promptFeedback": {"blockReason": "OTHER", "blockReasonMessage": why}}
+    _, blocking = await replayed(server, *stream([data(blocked)]))
+    _, withheld = await replayed(server, *stream([end("SAFETY", finishMessage=why)]))
+    _, ended = await replayed(server, *stream([end(KEY)]))
     assert echoed is not None
     assert "bad key [hidden]!" in echoed.message
-    assert inside is not None
+    for error in (inside, blocking, withheld, ended):
+        assert error is not None
+        assert "[hidden]" in error.message
+        assert KEY not in error.message
+        assert len(error.message) < 500
     provider = provider_at(server.url)
-    assert KEY not in caplog.text + repr(provider._settings) + repr(provider) + inside.message
+    assert KEY not in caplog.text + repr(provider._settings) + repr(provider)
     assert all(KEY not in request.path for request in server.received)
     await provider.aclose()
 

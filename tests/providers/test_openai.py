@@ -368,6 +368,7 @@ async def test_content_filter_is_a_refusal_also_in_mid_reply(server: ReplayServe
     provider = provider_at(server.url)
     seen, error = await outcome(provider.stream(chat("m")))
     assert text_of(seen) == "It is"
+    assert seen[-1] == UsageReport(31, 18)
     assert type(error) is errors.ContentFiltered
     await provider.aclose()
 
@@ -516,6 +517,7 @@ async def test_a_key_that_the_server_repeats_is_not_shown(
         stream([sse(said(text))]),
         stream([BEGUN + sse(said(text))]),
         stream([b'data: {"error": "a "' + text.encode() + b'""}\n\n']),
+        stream([sse(delta(text))]),
     )
     for pieces in bodies:
         error = await failure(server, *pieces)

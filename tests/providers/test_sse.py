@@ -58,6 +58,7 @@ async def events_of(data: bytes, cuts: set[int] | None = None, **limits: int) ->
             ["a", '{\n  "error": {\n    "code": 503\n  }\n}'],
         ),
         ('[{"error": 1}]', ['[{"error": 1}]']),
+        ('data: a\n\ndata: b\n{"error": 1}\n', ["a", '{"error": 1}']),
         ("<html>\n<p>{}\n\n", []),
     ],
 )

@@ -1,5 +1,6 @@
 """The application with all its parts, on a real Postgres."""
 
+import json
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -11,10 +12,12 @@ import pytest
 from starlette.applications import Starlette
 
 from db.database import Database, DatabaseError
+from providers.base import GenerationOptions
 from server.app import Parts, create_app, open_registry
 from server.settings import Settings, SettingsError, read_settings
 from tests.conftest import url_of
 from tests.graphql_client import Failed, GraphQLClient
+from tests.providers.conftest import chat, outcome
 from tests.providers.huggingface.tiny_models import write_reciter
 from tests.providers.replay import answer, replay_server
 from tests.server.live import live
@@ -141,7 +144,7 @@ async def test_names_that_people_may_type(tmp_path: Path) -> None:
         for alias, name in {"hf": "huggingface", "codex": "openai", "anthropic": "claude"}.items():
             assert registry.by_prefix(alias) is registry[name]
         names = {name for owner in registry for name in (owner.provider.name, owner.prefix, *owner.aliases)}
-    for name in names - {"hf-router"}:
+    for name in (name.replace("-", "_") for name in names):
         with pytest.raises(SettingsError, match=f"the name {name} is taken"):
             _settings(tmp_path, **{f"PARLEY_PROVIDER_{name.upper()}_BASE_URL": "http://127.0.0.1:9"})
 
@@ -166,6 +169,20 @@ async def test_a_named_server_is_a_provider(tmp_path: Path) -> None:
             assert [first.full_name(info.name) for info in models] == ["box:m", "box:n"]
             assert registry["openai"].configured
         assert {request.headers["authorization"] for request in server.received} == {"Bearer box-key"}
+
+
+async def test_another_server_in_the_place_of_openai_is_told_how_long_a_reply_may_be(tmp_path: Path) -> None:
+    """P2. Most such servers know one name of the limit alone, and what they list are not OpenAI's names."""
+    async with replay_server() as server:
+        server.answers["/v1/models"] = (answer({"data": [{"id": "llama3.2:1b-instruct-q4_K_M"}]}),)
+        settings = _settings(tmp_path, OPENAI_BASE_URL=f"{server.url}/v1")
+        async with open_registry(settings) as registry:
+            (info,) = await registry.models("openai")
+            options = GenerationOptions(max_tokens=8)
+            await outcome(registry["openai"].provider.stream(chat(info.name, options=options)))
+        body = json.loads(server.received[-1].body)
+    assert body["max_tokens"] == 8
+    assert "max_completion_tokens" not in body
 
 
 async def test_local_models_answer_to_both_names(tmp_path: Path) -> None:

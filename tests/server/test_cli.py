@@ -78,6 +78,13 @@ def test_wrong_settings_are_all_told_and_nothing_starts(parley: Shell) -> None:
     assert list(parley.folder.iterdir()) == []
 
 
+def test_a_key_that_goes_nowhere_is_told(parley: Shell) -> None:
+    (parley.folder / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:9/v1\n")
+    result = parley("models", OPENAI_API_KEY="hush-hush")
+    assert "OPENAI_API_KEY is not used: set it in the same place as OPENAI_BASE_URL" in result.stderr
+    assert "hush" not in result.stderr
+
+
 def test_a_taken_port_is_told_before_anything_is_started(parley: Shell, taken_port: int) -> None:
     result = parley("serve", "--port", str(taken_port))
     assert result.returncode == 1

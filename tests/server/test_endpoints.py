@@ -95,10 +95,14 @@ def test_named_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in repr(settings) + str(settings)
 
 
-def test_a_named_server_is_described_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_server_is_described_in_one_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / ".env").write_text("PARLEY_PROVIDER_BOX_BASE_URL=https://file.example\n")
     monkeypatch.setenv("PARLEY_PROVIDER_BOX_API_KEY", "shell-key")
     assert read_settings().endpoints["box"] == Endpoint("https://file.example")
+    told = "PARLEY_PROVIDER_BOX_API_KEY is not used: set it in the same place as PARLEY_PROVIDER_BOX_BASE_URL"
+    assert caplog.messages == [told]
     monkeypatch.setenv("PARLEY_PROVIDER_BOX_BASE_URL", "https://shell.example")
     assert read_settings().endpoints["box"] == Endpoint("https://shell.example", SecretStr("shell-key"))
 
@@ -169,6 +173,9 @@ NO_URLS = (
     "ftp://x",
     "http://",
     "http://x:port",
+    "http://x:0",
+    "http://x:-1",
+    "http://x:65536",
     "https://me:hush@x",
     "http://x?hush",
 )

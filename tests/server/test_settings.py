@@ -115,6 +115,27 @@ def test_the_default_number_of_tokens_has_to_be_allowed() -> None:
         read_settings({"PARLEY_MAX_TOKENS": 100})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://me:hu\u2100sh@db/chat"),
+        ("DATABASE_URL", "postgresql://me:hush@[::1/chat"),
+        ("PARLEY_ALLOWED_ORIGINS", "http://["),
+        ("PARLEY_ALLOWED_ORIGINS", "https://chat.example/"),
+        ("PARLEY_DATA_DIR", "~nobody-of-that-name/data"),
+        ("HUGGINGFACE_CACHE_DIR", "~nobody-of-that-name/cache"),
+    ],
+)
+def test_what_cannot_be_read_at_all_is_a_problem_like_others(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}.*: expected ([a-z]+://|a path)") as told:
+        read_settings()
+    assert len(told.value.problems) == 1
+    assert "hu" not in str(told.value)
+
+
 def test_an_unreadable_dotenv_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xff\xfe=\x00")
     with pytest.raises(SettingsError, match=r"\.env cannot be read"):
