@@ -121,7 +121,18 @@ class Settings(BaseSettings):
         "info", validation_alias="PARLEY_LOG_LEVEL"
     )
 
-    @field_validator("huggingface_models_path", "huggingface_cache_dir", "data_dir")
+    @field_validator("huggingface_models_path")
+    @classmethod
+    def _usable_home(cls, path: Path) -> Path:
+        """What cannot even be a path falls back like one that cannot be used."""
+        try:
+            return path.expanduser().absolute()
+        except RuntimeError:
+            default = DEFAULT_MODELS_PATH.absolute()
+            _log.error("HUGGINGFACE_MODELS_PATH %s cannot be used: no such home; using %s", path, default)
+            return default
+
+    @field_validator("huggingface_cache_dir", "data_dir")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         try:

@@ -237,3 +237,10 @@ def test_ollama_can_be_switched_off_where_it_is_not_the_default() -> None:
     assert not read_settings(
         {"OLLAMA_ENABLED": False, "DEFAULT_MODEL_PROVIDER": "huggingface"}
     ).ollama_enabled
+
+
+def test_a_models_path_in_nobodys_home(caplog: pytest.LogCaptureFixture) -> None:
+    """M3: it falls back, as one that cannot be written does."""
+    settings = read_settings({"HUGGINGFACE_MODELS_PATH": "~nobody-at-all/models"})
+    assert settings.huggingface_models_path == Path("models/huggingface").absolute()
+    assert "~nobody-at-all/models cannot be used: no such home" in caplog.text
