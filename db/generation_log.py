@@ -10,6 +10,10 @@ from db.database import Connection, Database
 from db.usage import Attempt
 
 
+class NoSuchGeneration(LookupError):
+    """There is none, or it was deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogRow:
     """``event`` is JSON; its ``kind`` is text or reasoning for what has a ``text``."""
@@ -131,8 +135,7 @@ async def events_of_many(database: Database, after: Mapping[UUID, int], limit: i
 
 
 async def last_row(database: Database, generation_id: UUID) -> tuple[LogRow, bool]:
-    """The last row so far, and whether the generation has ended with it. Raises LookupError when there is no
-    such generation."""
+    """The last row so far, and whether the generation has ended with it. Raises NoSuchGeneration."""
     row = await database.fetchrow(
         """
         SELECT last.generation_id, last.seq, last.event, g.finished_at IS NOT NULL AS is_ended
@@ -146,7 +149,7 @@ async def last_row(database: Database, generation_id: UUID) -> tuple[LogRow, boo
         generation_id,
     )
     if row is None:
-        raise LookupError("generation")
+        raise NoSuchGeneration(generation_id)
     return LogRow(generation_id, row["seq"], row["event"]), row["is_ended"]
 
 

@@ -353,14 +353,23 @@ class Abandoned:
     characters: int
 
 
-async def claim_abandoned(database: Database, owner: UUID, lease_seconds: float) -> list[Abandoned]:
-    """Make every generation whose lease has run out this owner's, by compare-and-set on the lease."""
+async def now(database: Database) -> datetime:
+    """The time by which leases run."""
+    told: datetime = await database.fetchval("SELECT now()")
+    return told
+
+
+async def claim_abandoned(
+    database: Database, owner: UUID, lease_seconds: float, *, expired_at: datetime, limit: int
+) -> list[Abandoned]:
+    """Make up to ``limit`` generations whose lease had run out by ``expired_at`` this owner's, by
+    compare-and-set on the lease."""
     async with database.transaction() as connection:
         claimed = await connection.fetch(
             """
             WITH expired AS (
-                SELECT id FROM generations WHERE finished_at IS NULL AND lease_until < now()
-                ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+                SELECT id FROM generations WHERE finished_at IS NULL AND lease_until < $3
+                ORDER BY id LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
             )
             UPDATE generations g SET owner = $1, lease_until = now() + make_interval(secs => $2)
             FROM expired WHERE g.id = expired.id
@@ -368,6 +377,8 @@ async def claim_abandoned(database: Database, owner: UUID, lease_seconds: float)
             """,
             owner,
             lease_seconds,
+            expired_at,
+            limit,
         )
         # A statement of its own: what the late owner stored while the first one began is not in its snapshot.
         rows = await connection.fetch(

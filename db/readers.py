@@ -48,27 +48,31 @@ async def renew(database: Database, readers: Collection[Reader], seconds: float)
     )
 
 
-async def leave(database: Database, reader: Reader) -> None:
-    """It does not count any more; with the last one the generation is asked to stop."""
+async def leave(database: Database, gone: Collection[Reader]) -> None:
+    """They do not count any more; a generation whose last one was among them is asked to stop."""
+    generation_ids = [reader.generation_id for reader in gone]
     async with database.transaction() as connection:
         # Of two that leave at the same moment the second one sees that the first is gone.
         await connection.execute(
-            "SELECT FROM generations WHERE id = $1 FOR NO KEY UPDATE", reader.generation_id
+            "SELECT FROM generations WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE", generation_ids
         )
         await connection.execute(
-            "DELETE FROM generation_readers WHERE generation_id = $1 AND id IN ($1, $2)",
-            reader.generation_id,
-            reader.id,
+            """
+            DELETE FROM generation_readers r USING unnest($1::uuid[], $2::uuid[]) AS gone(id, generation_id)
+            WHERE r.generation_id = gone.generation_id AND r.id IN (gone.generation_id, gone.id)
+            """,
+            [reader.id for reader in gone],
+            generation_ids,
         )
-        stopped = await connection.fetchval(
+        stopped = await connection.fetch(
             """
             UPDATE generations g SET stop_requested_at = now()
-            WHERE id = $1 AND finished_at IS NULL AND stop_requested_at IS NULL AND stops_without_readers
-              AND NOT EXISTS (
+            WHERE id = ANY($1::uuid[]) AND finished_at IS NULL AND stop_requested_at IS NULL
+              AND stops_without_readers AND NOT EXISTS (
                   SELECT FROM generation_readers WHERE generation_id = g.id AND present_until > now())
             RETURNING id
             """,
-            reader.generation_id,
+            generation_ids,
         )
         if stopped:
             await ring(connection, Channel.STOP)

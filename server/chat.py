@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import assert_never
+from typing import TypeVar, assert_never
 from uuid import UUID, uuid4
 
 from db import conversations, generations
 from db.conversations import Conversation, Message
 from db.database import Conflict, Database
+from db.generation_log import NoSuchGeneration
 from db.generations import Generation, NewGeneration
 from providers import base
 from providers import router as routing
@@ -38,8 +39,11 @@ from server.meter import Meter
 from server.patience import patiently
 from server.stream_log import StreamLog, Writer
 
+T = TypeVar("T")
+
 _log = logging.getLogger("parley.chat")
 _TITLE_CHARACTERS = 80
+_BEYOND_THE_END = 2**31 - 1
 _FAREWELL_SECONDS = 5.0  # that a database which is away holds up the end of the process
 
 
@@ -58,11 +62,12 @@ class _Running:
     interrupted: bool = False
 
     def stop(self) -> None:
-        self.producing.cancel()
+        if not self.producing.cancelling():  # a second time would cut short how the upstream is closed
+            self.producing.cancel()
 
     def interrupt(self) -> None:
         self.interrupted = True
-        self.producing.cancel()
+        self.stop()
 
 
 class ChatEngine:
@@ -147,20 +152,20 @@ class ChatEngine:
         """End a reply and keep its text; one that has ended already stays as it is.
 
         Returns once it has ended: for a reply of this process after one commit, for another replica's when
-        that one next renews its leases.
+        that one has heard of it, at the latest when it next renews its leases.
         """
-        generation = await self.generation(viewer_id, generation_id)
-        if running := self._running.get(generation_id):
-            running.stop()
-        elif generation.finished_at is None:
+        running = self._running.get(generation_id)
+        if running and running.generation.viewer_id == viewer_id:
+            running.stop()  # before the database is asked anything: it may be away
+        elif (await self.generation(viewer_id, generation_id)).finished_at is None:
             await generations.request_stop(self._database, viewer_id, generation_id)
         await self.ended(generation_id)
         return await self.generation(viewer_id, generation_id)
 
     async def ended(self, generation_id: UUID) -> None:
         """Return when the generation has ended, or was deleted."""
-        with contextlib.suppress(LookupError):
-            async with aclosing(self._log.read(generation_id)) as events:
+        with contextlib.suppress(NoSuchGeneration):
+            async with aclosing(self._log.read(generation_id, after=_BEYOND_THE_END)) as events:
                 async for _ in events:
                     pass
 
@@ -254,7 +259,7 @@ class ChatEngine:
         return Completed(running.producing.result())
 
     async def _produce(self, running: _Running) -> FinishReason:
-        messages = await self._history(running)
+        messages = await self._patiently(partial(self._history, running))
         options = self._limits.completed(running.draft.options)
         request = ChatRequest(running.route.model, messages, options)
         finished: FinishReason | None = None
@@ -293,7 +298,7 @@ class ChatEngine:
         told = to_chat_error(switched.error)
         reason = clean(told.message)
         running.meter.switch(switched.route, Failed("failed", told.code, reason, told.retryable))
-        await patiently(
+        await self._patiently(
             partial(
                 generations.switch_model,
                 self._database,
@@ -301,12 +306,16 @@ class ChatEngine:
                 running.generation.id,
                 model=switched.route.full_name,
                 provider=switched.route.provider_name,
-            ),
-            patience_seconds=self._log.timing.patience_seconds,
-            retry_seconds=self._log.timing.retry_seconds,
+            )
         )
         await running.writer.append(
             ModelSwitched(before.full_name, switched.route.full_name, reason, discard_text=False)
+        )
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        timing = self._log.timing
+        return await patiently(
+            ask, patience_seconds=timing.patience_seconds, retry_seconds=timing.retry_seconds
         )
 
     async def _drain(self, grace_seconds: float) -> None:

@@ -19,6 +19,7 @@ from server.events import Failed
 from server.log_rows import encode, to_ending
 
 _log = logging.getLogger("parley.leases")
+_CLAIMED_AT_ONCE = 20
 _CHARACTERS_PER_TOKEN = 4  # the usual rule of thumb for English; used only where nobody counted
 
 
@@ -59,12 +60,18 @@ class Leases:
         """Renew the leases, stop what is to stop, and close what others abandoned.
 
         After the database was away everybody's leases have run out, and nobody's readers were noted, so
-        neither is judged before a whole lease of uninterrupted contact.
+        neither is judged before a whole lease of uninterrupted contact. An answer that was long in coming
+        says that it was away.
         """
         now = self._clock()
         judges = self._contact_since is not None and now - self._contact_since >= self._lease_seconds
         try:
-            for generation_id in await self._renew(judges_readers=judges):
+            to_stop = await self._renew(judges_readers=judges)
+            if self._is_late(now):
+                _log.warning("leases were renewed late; nobody is judged for a lease")
+                self._contact_since = None
+                return
+            for generation_id in to_stop:
                 self._stop(generation_id)
             if judges:
                 await self.close_abandoned()
@@ -94,15 +101,36 @@ class Leases:
         return [id_ for id_ in running if renewed.get(id_, True)]  # True: it has another owner, or has ended
 
     async def close_abandoned(self) -> None:
-        """Close every generation whose lease has run out as interrupted, its text kept."""
-        for lost in await generations.claim_abandoned(self._database, self._owner, self._lease_seconds):
-            _log.warning("generation %s was abandoned by its server; closed as interrupted", lost.id)
-            try:
-                await self._interrupt(lost)
-            except DatabaseUnavailable:
-                raise
-            except DatabaseError:  # what the database refuses of one must not hold up the others
-                _log.exception("generation %s could not be closed", lost.id)
+        """Close the generations whose lease has run out as interrupted, their text kept; of very many some
+        are left for the next time, so that our own leases are renewed in between.
+
+        They are judged by a time that was told before they are claimed: a database that stalls in between,
+        and with it the renewals of those who live, makes nobody late.
+        """
+        began = self._clock()
+        told = await generations.now(self._database)
+        if self._is_late(began):
+            self._contact_since = None
+            return
+        while lost := await generations.claim_abandoned(
+            self._database, self._owner, self._lease_seconds, expired_at=told, limit=_CLAIMED_AT_ONCE
+        ):
+            for one in lost:
+                await self._close(one)
+            if self._is_late(began):
+                return
+
+    def _is_late(self, began: float) -> bool:
+        return self._clock() - began > self._lease_seconds / 4
+
+    async def _close(self, lost: Abandoned) -> None:
+        _log.warning("generation %s was abandoned by its server; closed as interrupted", lost.id)
+        try:
+            await self._interrupt(lost)
+        except DatabaseUnavailable:
+            raise
+        except DatabaseError:  # what the database refuses of one must not hold up the others
+            _log.exception("generation %s could not be closed", lost.id)
 
     async def _interrupt(self, lost: Abandoned) -> None:
         message = "the server that produced this reply went away; the text so far is kept"

@@ -43,5 +43,12 @@ class Pending:
         self._taken = []
         self.characters = sum(len(event.text) for event in self._waiting if isinstance(event, Delta))
 
+    def discard(self) -> None:
+        """Forget what is not stored; none of it is."""
+        self._last_seq -= len(self._taken)
+        self._taken = []
+        self._waiting = []
+        self.characters = 0
+
     def __bool__(self) -> bool:
         return bool(self._waiting or self._taken)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Never
 from uuid import uuid4
 
@@ -57,14 +58,17 @@ class Readers:
             self._changed.set()
 
     async def _keep(self) -> Never:
-        """Tell of each change at once, and four times an absence that those who are here still are."""
+        """Tell of each change at once, and four times an absence that those who are here still are, however
+        many come and go in between."""
+        told_at = time.monotonic()
         while True:
-            try:
-                async with asyncio.timeout(self._absence_seconds / 4):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(told_at + self._absence_seconds / 4 - time.monotonic()):
                     await self._changed.wait()
-            except TimeoutError:
-                self._arrived |= self._present
             self._changed.clear()
+            if time.monotonic() - told_at >= self._absence_seconds / 4:
+                told_at = time.monotonic()
+                self._arrived |= self._present
             try:
                 await self._tell()
             except DatabaseError as error:
@@ -73,12 +77,11 @@ class Readers:
                 await asyncio.sleep(self._retry_seconds)
 
     async def _tell(self) -> None:
-        while self._arrived or self._lost:
-            here = self._arrived | self._lost
+        gone = self._left.copy()  # before those who are here, so that none who came first is overlooked
+        if here := self._arrived | self._lost:
             await readers.renew(self._database, here, self._absence_seconds)
             self._arrived -= here
             self._lost -= here
-        while self._left:
-            reader = next(iter(self._left))
-            await readers.leave(self._database, reader)
-            self._left.discard(reader)
+        if gone:
+            await readers.leave(self._database, gone)
+            self._left -= gone

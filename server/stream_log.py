@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 from uuid import UUID
@@ -18,7 +18,8 @@ from db.database import Conflict, Database, DatabaseError, DatabaseUnavailable
 from db.generation_log import Ending, LogRow
 from db.usage import Attempt
 from providers.base import Phase
-from server.events import Delta, LoggedEvent, ModelSwitched, PhaseChanged, Started, Terminal
+from server.errors import ErrorCode
+from server.events import Delta, Failed, LoggedEvent, ModelSwitched, PhaseChanged, Started, Terminal
 from server.follower import Follower
 from server.leases import Leases
 from server.log_rows import to_ending, to_events, to_rows
@@ -29,6 +30,7 @@ from server.tail import Tail
 _log = logging.getLogger("parley.stream_log")
 MakeEnding: TypeAlias = Callable[[Sequence[LogRow]], Ending]
 
+_REFUSED = "the database does not take what the model said; the text before it is kept"
 _FINISHING = 4  # at once; the pool has connections left for the commits
 
 
@@ -59,6 +61,7 @@ class Writer:
         self.pending = Pending(generation_id, last_seq=1)
         self.status: str | None = None
         self.closing = False  # from then on only the commit that closes the generation takes its events
+        self.is_refused = False  # the database will never take what is pending
         self.abort = abort
 
     async def append(self, event: PhaseChanged | ModelSwitched | Delta) -> None:
@@ -89,6 +92,10 @@ class Writer:
         ours, its end is left to whoever has the lease.
         """
         self.closing = True
+        if self.is_refused:
+            self.pending.discard()
+            terminal = Failed("failed", ErrorCode.INTERNAL, _REFUSED, retryable=False)
+            attempt = replace(attempt, outcome=terminal.outcome, error_code=terminal.code.value)
         self.pending.add(terminal)
         await self._log.finish(self, partial(to_ending, terminal, attempt, earlier=earlier))
 
@@ -165,7 +172,7 @@ class StreamLog:
         with the terminal event, which a generation that has ended always answers, whatever ``after`` is.
 
         Neighbouring deltas of a kind come merged when the reader lags; what was purged is left out. Raises
-        LookupError when there is no such generation, DatabaseUnavailable when the database stays away.
+        NoSuchGeneration, and DatabaseUnavailable when the database stays away.
         """
         with ExitStack() as following:
             tail = self._tails.get(generation_id)
@@ -264,6 +271,7 @@ class StreamLog:
             if len(writers) > 1:  # what the database refuses of one must not hold up the others
                 return all([await self._commit([writer]) for writer in writers])
             _log.exception("generation %s cannot be written", writers[0].generation_id)
+            writers[0].is_refused = True
             accepted = set()
         for writer, events in taken:
             if writer.generation_id not in accepted:

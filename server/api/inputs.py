@@ -83,8 +83,8 @@ class MessageInput:
     client_key: str | None = strawberry.field(
         default=strawberry.UNSET,
         description="A name of your choice for this message, such as a UUID: sending it again with the same"
-        " name sends nothing twice, but goes on with the reply that began then. Another message with a name"
-        " that was used is refused with CLIENT_KEY_REUSED.",
+        " name sends nothing twice, but goes on with the reply that began then, for as long as its"
+        " conversation exists. Another message with a name that was used is refused with CLIENT_KEY_REUSED.",
     )
     on_disconnect: OnDisconnect = strawberry.field(
         default=OnDisconnect.KEEP,

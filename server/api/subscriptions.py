@@ -6,6 +6,7 @@ from typing import Annotated
 
 import strawberry
 
+from db.generation_log import NoSuchGeneration
 from db.generations import Generation
 from server.api.context import Context, Info
 from server.api.conversation_events import ConversationEvent, to_conversation_event
@@ -140,6 +141,6 @@ async def _watch(context: Context, generation: Generation, after: int) -> AsyncG
                     if context.cursor:
                         context.cursor.reach(Position(generation.id, event.seq))
                     yield to_stream_event(generation, event)
-    except LookupError:
+    except NoSuchGeneration:
         message = f"the generation {generation.id} was deleted while it was watched"
         raise ChatError(ErrorCode.NOT_FOUND, message) from None

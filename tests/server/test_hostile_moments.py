@@ -23,6 +23,7 @@ from server.events import Failed
 from server.leases import Leases
 from server.stream_log import LogTiming, StreamLog
 from tests.server.begin import VIEWER
+from tests.server.replica import Link, LinkState
 from tests.server.test_chat import PATIENT, House
 
 HASTY = LogTiming(flush_seconds=0.005, lease_seconds=0.4, poll_seconds=0.05, retry_seconds=0.02)
@@ -177,3 +178,92 @@ async def test_a_message_whose_model_is_found_too_late_is_refused(database: Data
             await sending
     assert refused.value.code is ErrorCode.OVERLOADED
     assert await database.fetch("SELECT FROM generations") == []
+
+
+class Closing(Scripted):
+    """Its upstream takes a moment to be closed."""
+
+    def __init__(self) -> None:
+        super().__init__(PATIENT)
+        self.is_closing = asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.is_closed = False
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[ProviderEvent, None]:
+        try:
+            yield TextDelta("half")
+            await asyncio.Event().wait()
+        finally:
+            self.is_closing.set()
+            await self.may_close.wait()
+            self.is_closed = True
+
+
+async def test_a_second_stop_does_not_cut_short_what_the_first_one_closes(
+    database: Database, bell: Bell
+) -> None:
+    closing = Closing()
+    house = House(database, bell, provider=closing)
+    async with house.log.running(), house.engine.running(grace_seconds=0):
+        generation = await house.send("words 1")
+        await house.until_text(generation)
+        stops = [asyncio.create_task(house.engine.stop(VIEWER, generation.id))]
+        await closing.is_closing.wait()
+        stops.append(asyncio.create_task(house.engine.stop(VIEWER, generation.id)))
+        await asyncio.sleep(0)
+        closing.may_close.set()
+        await asyncio.gather(*stops)
+    assert closing.is_closed
+
+
+async def test_stop_stops_while_the_database_is_away(database: Database, bell: Bell) -> None:
+    """C7: what was said is stored when it is back."""
+    link, upstream = Link(database), Closing()
+    house = House(link, bell, provider=upstream)
+    async with house.log.running(), house.engine.running(grace_seconds=0):
+        generation = await house.send("words 1")
+        await house.until_text(generation)
+        link.state = LinkState.AWAY
+        stopping = asyncio.create_task(house.engine.stop(VIEWER, generation.id))
+        async with asyncio.timeout(5):
+            await upstream.is_closing.wait()
+        upstream.may_close.set()
+        link.state = LinkState.UP
+        assert (await stopping).status == "stopped"
+    assert (await house.reply(generation)).content == "half"
+
+
+async def test_a_stranger_cannot_stop_a_reply(database: Database, bell: Bell) -> None:
+    house = House(database, bell)
+    async with house.log.running(), house.engine.running(grace_seconds=0):
+        generation = await house.send("text so;stall")
+        await house.until_text(generation)
+        with pytest.raises(ChatError, match="no generation"):
+            await house.engine.stop("somebody else", generation.id)
+        assert house.scripted.open_streams == 1
+
+
+async def test_what_the_database_never_takes_fails_the_reply_at_once(database: Database, bell: Bell) -> None:
+    """C8: with the text before it, and without waiting for a lease to run out."""
+    await database.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF new.event->>'text' = 'bad' THEN RAISE EXCEPTION 'never'; END IF; RETURN new; END $$
+        """
+    )
+    await database.execute(
+        """
+        CREATE TRIGGER refuse BEFORE INSERT ON generation_events FOR EACH ROW EXECUTE FUNCTION refuse()
+        """
+    )
+    house = House(database, bell)
+    async with house.log.running(), house.engine.running(grace_seconds=0):
+        generation = await house.send("text good;wait 1ms;text bad;stall")
+        seen = await house.events(generation)
+    end = seen[-1].event
+    assert isinstance(end, Failed)
+    assert (end.outcome, end.code) == ("failed", "INTERNAL")
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
+    reply = await house.reply(generation)
+    assert (reply.status, reply.content, reply.error_code) == ("failed", "good", "INTERNAL")
+    assert house.scripted.open_streams == 0
