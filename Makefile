@@ -2,8 +2,8 @@
 # make test     everything that is needed, then every check
 # make help     the rest
 
-PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
-	$(name) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 NODE := $(shell npm --version >/dev/null 2>&1 && node -e '\
@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(PAGES): $(wildcard $(addprefix $(WEB)/,*.json *.ts *.html src/* src/*/*))
 	@echo "Building the pages with Node $$(node --version); the first time takes half a minute."
-	@npm ci --prefix $(WEB) --no-audit --no-fund --loglevel=error
+	@npm ci --prefix $(WEB) --no-audit --no-fund --no-update-notifier --loglevel=error
 	@npm run build --prefix $(WEB) --silent -- --logLevel warn
 	@touch $@
 

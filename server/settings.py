@@ -200,7 +200,8 @@ class Settings(BaseSettings):
         }
         if not enabled.get(name, True):
             raise ValueError(
-                f"DEFAULT_MODEL_PROVIDER is {name}, which is not enabled: enable it, or name another"
+                f"DEFAULT_MODEL_PROVIDER is {name}, which is not enabled: enable it, or set "
+                "DEFAULT_MODEL_PROVIDER to another"
             )
         if name not in enabled and not self.endpoints[name].is_configured:
             raise ValueError(f"DEFAULT_MODEL_PROVIDER is {name}, which has no key: set one, or name another")
@@ -308,8 +309,18 @@ def _tell_of_lost_keys(settings: Settings, places: Sequence[Mapping[str, str]]) 
             _log.warning("%s is not used: set it in the same place as %s", key, url)
 
 
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "greater_than_equal": "{ge} or more",
+    "int_parsing": "a whole number",
+    "less_than_equal": "{le} or less",
+}
+
+
 def _problem(details: dict[str, Any]) -> str:
     message = str(details["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if expectation := _EXPECTED.get(details["type"]):
+        message = expectation.format_map(details.get("ctx", {}))
     if not details["loc"]:
         return message
     name = str(details["loc"][0]).upper()

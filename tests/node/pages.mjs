@@ -165,6 +165,34 @@ const scenarios = {
     assert.equal(sockets, 2);
   },
 
+  async 'what another tab does is shown'(page) {
+    await chat(page, 'scripted:history', 'First.');
+    await ended(page, 'COMPLETED');
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await other.locator('.asked').getByText('First.').waitFor();
+    await ask(other, FALLS_SILENT, 'Second.');
+    await page.locator('.asked').getByText('Second.').waitFor();
+    await reply(page).getByText('w10').waitFor();
+    await page.getByRole('button', { name: 'Stop' }).click();
+    await ended(other, 'STOPPED');
+    await ended(page, 'STOPPED');
+    assert.equal(await page.locator('article').count(), 4);
+    assert.equal(await other.locator('article').count(), 4);
+  },
+
+  async 'a conversation that is deleted elsewhere is left'(page) {
+    await chat(page, 'scripted:history', 'To be deleted.');
+    await ended(page, 'COMPLETED');
+    const id = new URL(page.url()).hash.slice(1);
+    const query = 'mutation ($id: ID!) { deleteConversation(id: $id) }';
+    await page.request.post(`${url}/graphql`, { data: { query, variables: { id } } });
+    await page.getByRole('alert').filter({ hasText: 'This conversation was deleted.' }).waitFor();
+    await page.getByText('What would you like to know?').waitFor();
+    await page.locator(`a[href="#${id}"]`).waitFor({ state: 'detached' });
+    assert.equal(new URL(page.url()).hash, '');
+  },
+
   async 'a failure is shown with its code, and what came before it stays'(page) {
     await chat(page, 'scripted:words 40 every 20ms;cut', 'Count for me.');
     await ended(page, 'FAILED');
@@ -246,6 +274,17 @@ const scenarios = {
     await explorer.getByText('Query', { exact: true }).click();
     await explorer.getByText('What can be asked.').waitFor();
     await picture(page, 'graphiql-query');
+  },
+
+  async 'GraphiQL fits a phone'(page) {
+    await page.setViewportSize({ width: 375, height: 780 });
+    await page.goto(`${url}/graphql`);
+    await page.getByRole('button', { name: 'Execute query' }).click();
+    await page.getByRole('menuitem', { name: 'Models' }).click();
+    await answered(page, 'availableModels');
+    const { width, height } = await page.locator('.graphiql-response').boundingBox();
+    assert.ok(width > 250 && height > 250, `the answer has ${width} by ${height} pixels`);
+    await picture(page, 'graphiql-phone');
   },
 
   async 'GraphiQL fits the dark'(page) {

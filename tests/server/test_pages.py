@@ -153,7 +153,7 @@ def test_what_the_pages_ask_fits_the_schema(document: str) -> None:
 
 
 def test_all_documents_were_found() -> None:
-    assert len(_documents()) == 8
+    assert len(_documents()) == 9
 
 
 def test_no_source_makes_markup_of_text() -> None:

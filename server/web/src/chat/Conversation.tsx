@@ -112,8 +112,8 @@ function Footer({ message: { status, finishReason, model, usage } }: { message: 
   if (status === 'GENERATING') return null;
   const facts = [
     model,
-    ENDS[status] ?? (finishReason === 'LENGTH' ? 'cut off at its longest' : null),
-    usage?.completionTokens != null ? `${usage.completionTokens} tokens` : null,
+    ENDS[status] ?? (finishReason === 'LENGTH' ? 'cut off at its longest allowed length' : null),
+    usage?.completionTokens ? `${usage.completionTokens} tokens` : null,
     usage?.tokensPerSecond != null ? `${usage.tokensPerSecond.toFixed(0)} per second` : null,
   ];
   return <footer>{facts.filter((fact) => fact !== null).join(' · ')}</footer>;

@@ -1,12 +1,13 @@
 /** What is on the page, and everything that changes it. */
 
-import { batch, computed, signal } from '@preact/signals';
+import { batch, computed, effect, signal } from '@preact/signals';
 
 import {
   CONVERSATION,
   CONVERSATIONS,
   SEND,
   STOP,
+  type ConversationEvent,
   type PageInfo,
   type Phase,
   type StoredMessage,
@@ -15,7 +16,7 @@ import {
 } from './documents';
 import { Failure, request } from './graphql';
 import { keepLoadingModels, loadModels, model, prefer, refreshModels } from './models';
-import { watch } from './watch';
+import { attend, watch } from './watch';
 
 export interface Message extends StoredMessage {
   activity?: Activity | undefined;
@@ -47,10 +48,13 @@ export const running = computed(() => {
 
 let unwatch = () => {};
 let visit = 0; // goes up with each conversation that is opened, so that what arrives late is not shown elsewhere
+let lists = 0; // of messages that are on their way
+let toldHead: string | null | undefined; // the last message, as the server told it; undefined once that was seen to
 
 export async function start(): Promise<void> {
   window.addEventListener('hashchange', () => void open(idInAddress()));
   keepLoadingModels();
+  effect(() => (openId.value ? attend(openId.value, happened) : undefined));
   await Promise.all([tried(loadModels()), tried(loadConversations()), open(idInAddress())]);
 }
 
@@ -58,14 +62,15 @@ export async function start(): Promise<void> {
 export async function open(id: string | null): Promise<void> {
   if (id === openId.value && (id || !messages.value.length)) return;
   unwatch();
+  toldHead = undefined;
   batch(() => {
     openId.value = id;
     messages.value = [];
     failure.value = null;
     connected.value = true;
   });
-  const mine = ++visit;
-  if (id) await tried(load(id, () => mine === visit));
+  visit++;
+  if (id) await tried(load(id));
 }
 
 /** Whether the message was taken; if not, `failure` says why. */
@@ -80,13 +85,17 @@ export async function send(message: string): Promise<boolean> {
     }),
   );
   sending.value = false;
-  if (!sent) return false;
+  if (!sent) {
+    void catchUp(); // it may have been stored before the answer was lost
+    return false;
+  }
   if (mine === visit) {
     const { conversation, message: reply } = sent.sendMessage;
     messages.value = [...messages.value, asked(message, reply), reply];
     openId.value = conversation.id;
     location.hash = conversation.id;
     follow(reply);
+    void catchUp();
   }
   void tried(loadConversations());
   return true;
@@ -120,22 +129,59 @@ interface Loaded {
   conversation: { model: string | null; messages: Page<StoredMessage> } | null;
 }
 
-async function load(id: string, stillOpen: () => boolean): Promise<void> {
+/** Show the messages as the server has them now. Throws Failure. */
+async function load(id: string): Promise<void> {
+  const mine = visit;
+  const found: Message[] = [];
   let after: string | null = null;
-  do {
-    const loaded: Loaded = await request(CONVERSATION, { id, after });
-    if (!stillOpen()) return;
-    if (!loaded.conversation) throw new Failure('NOT_FOUND', 'There is no such conversation.');
-    const { edges, pageInfo }: Page<StoredMessage> = loaded.conversation.messages;
-    messages.value = [...messages.value, ...edges.map(({ node }) => node)];
-    prefer(loaded.conversation.model);
-    after = pageInfo.hasNextPage ? pageInfo.endCursor : null;
-  } while (after);
-  if (running.value) follow(running.value);
+  lists++;
+  try {
+    do {
+      const loaded: Loaded = await request(CONVERSATION, { id, after });
+      if (mine !== visit) return;
+      if (!loaded.conversation) throw new Failure('NOT_FOUND', 'There is no such conversation.');
+      const { edges, pageInfo }: Page<StoredMessage> = loaded.conversation.messages;
+      found.push(...edges.map(({ node }) => node));
+      prefer(loaded.conversation.model);
+      after = pageInfo.hasNextPage ? pageInfo.endCursor : null;
+    } while (after);
+    messages.value = found;
+    if (running.value) follow(running.value);
+  } finally {
+    lists--;
+    void catchUp();
+  }
+}
+
+/** Something did, in the conversation that is open: here, in another tab, or on another device. */
+function happened(event: ConversationEvent): void {
+  if (event.__typename === 'ConversationDeleted') {
+    void open(null);
+    location.hash = '';
+    failure.value = new Failure('NOT_FOUND', 'This conversation was deleted.');
+    void tried(loadConversations());
+  }
+  if (event.__typename === 'ConversationChanged') {
+    const { id, title, head } = event.conversation;
+    toldHead = head?.id ?? null;
+    conversations.value = conversations.value.map((each) => (each.id === id ? { ...each, title } : each));
+    void catchUp();
+  }
+}
+
+/** Load the messages if others than those on the page are there. What this page does itself is let finish first,
+ * so that each news is looked at once, whichever way it comes. */
+async function catchUp(): Promise<void> {
+  if (sending.value || lists || toldHead === undefined) return;
+  const head = toldHead;
+  toldHead = undefined;
+  if (openId.value === null || head === (messages.value.at(-1)?.id ?? null)) return;
+  await tried(Promise.all([load(openId.value), loadConversations()]));
 }
 
 /** Write a reply on the page as it is written, from its beginning on. */
 function follow({ id, generationId }: StoredMessage): void {
+  unwatch();
   if (!generationId) return;
   const change = (changes: Partial<Message>) => {
     messages.value = messages.value.map((each) => (each.id === id ? { ...each, ...changes } : each));

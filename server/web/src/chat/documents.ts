@@ -207,3 +207,24 @@ export const WATCH = /* GraphQL */ `
   }
   ${MESSAGE}
 `;
+
+export type ConversationEvent =
+  | { __typename: 'ConversationChanged'; conversation: Summary & { head: { id: string } | null } }
+  | { __typename: 'GenerationBegan' | 'GenerationEnded' | 'ConversationDeleted' };
+
+export const ATTEND = /* GraphQL */ `
+  subscription ($id: ID!) {
+    conversation(id: $id) {
+      __typename
+      ... on ConversationChanged {
+        conversation {
+          id
+          title
+          head {
+            id
+          }
+        }
+      }
+    }
+  }
+`;

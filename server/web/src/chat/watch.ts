@@ -1,8 +1,6 @@
-import { WATCH, type StreamEvent } from './documents';
-import { Failure, subscribe } from './graphql';
-
-const SHORTEST_WAIT_MS = 250;
-const LONGEST_WAIT_MS = 5_000;
+import { ATTEND, WATCH, type ConversationEvent, type StreamEvent } from './documents';
+import type { Failure } from './graphql';
+import { lasting } from './lasting';
 
 interface Watcher {
   event: (event: StreamEvent) => void;
@@ -17,38 +15,26 @@ interface Watcher {
  * Calling what is returned ends the watching; the generation goes on. */
 export function watch(id: string, watcher: Watcher): () => void {
   let reached = 0;
-  let ended = false;
-  let waitMs = SHORTEST_WAIT_MS;
-  let timer: number | undefined;
-  let unsubscribe = () => {};
+  return lasting<{ generation: StreamEvent }>(WATCH, () => ({ id, after: reached }), {
+    next: ({ generation: event }) => {
+      reached = event.seq;
+      watcher.connected(true);
+      watcher.event(event);
+      return 'message' in event;
+    },
+    lost: () => watcher.connected(false),
+    refused: watcher.refused,
+  });
+}
 
-  const next = ({ generation: event }: { generation: StreamEvent }) => {
-    reached = event.seq;
-    ended = 'message' in event;
-    waitMs = SHORTEST_WAIT_MS;
-    watcher.connected(true);
-    watcher.event(event);
-  };
-  const again = () => {
-    watcher.connected(false);
-    timer = window.setTimeout(connect, waitMs);
-    waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS);
-  };
-  const fail = (reason: unknown) => {
-    if (reason instanceof Failure && !reason.retryable) watcher.refused(reason);
-    else again();
-  };
-  const end = () => {
-    if (!ended) again();
-  };
-  const connect = () => {
-    unsubscribe = subscribe(WATCH, { id, after: reached }, { next, fail, end });
-  };
-
-  connect();
-  return () => {
-    ended = true;
-    window.clearTimeout(timer);
-    unsubscribe();
-  };
+/** Tell what a conversation is now, and again whenever anybody changes it. Calling what is returned ends it. */
+export function attend(id: string, told: (event: ConversationEvent) => void): () => void {
+  return lasting<{ conversation: ConversationEvent }>(ATTEND, () => ({ id }), {
+    next: ({ conversation: event }) => {
+      told(event);
+      return event.__typename === 'ConversationDeleted';
+    },
+    lost: () => {}, // it tells everything when it is back
+    refused: () => {}, // whoever opened the conversation is told the same
+  });
 }
