@@ -9,6 +9,7 @@ a log and a bell of its own. Postgres is a private one, as ``parley serve`` star
 
 import argparse
 import asyncio
+import gc
 import json
 import statistics
 import sys
@@ -16,7 +17,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -30,20 +30,12 @@ from db.embedded import embedded_postgres
 from db.migrations.runner import migrate
 from db.usage import Attempt, Usage
 from providers.base import FinishReason
-from server.events import Completed, TextDelta
+from server.events import Completed, Started, TextDelta
 from server.stream_log import StreamLog, Writer
 from tests.server.begin import VIEWER, begin
 
 TOKENS_PER_SECOND = 50
 DONE = Completed(FinishReason.STOP)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Ages in milliseconds of the tokens that one process read, and its processor time."""
-
-    ages: list[float]
-    cpu_seconds: float
 
 
 @asynccontextmanager
@@ -53,6 +45,8 @@ async def opened(url: str) -> AsyncIterator[tuple[Database, StreamLog, Bell]]:
         Bell.listening(url) as bell,
         StreamLog(database, bell, uuid4()).running() as log,
     ):
+        gc.collect()
+        gc.freeze()  # as the server does
         yield database, log, bell
 
 
@@ -69,45 +63,68 @@ async def finish(writer: Writer) -> None:
     )
 
 
-async def ages(log: StreamLog, generation_id: UUID) -> list[float]:
-    seen: list[float] = []
-    async with aclosing(log.read(generation_id, after=1)) as events:
-        async for event in events:
-            if isinstance(event.event, TextDelta):
-                now = time.monotonic()
-                seen += [(now - float(moment)) * 1000 for moment in event.event.text.split()]
-    return seen
+class Audience:
+    """Readers of these generations, who note how old each token was when it came."""
+
+    def __init__(self, log: StreamLog, ids: Sequence[UUID]) -> None:
+        self.ages: list[float] = []
+        self._log = log
+        self._ids = ids
+        self._expected = len(ids)
+        self._is_there = asyncio.Event()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator["Audience"]:
+        """Entered when all are there, left when all have read to the end."""
+        async with asyncio.TaskGroup() as tasks:
+            for id_ in self._ids:
+                tasks.create_task(self._read(id_))
+            await self._is_there.wait()
+            yield self
+
+    async def _read(self, generation_id: UUID) -> None:
+        async with aclosing(self._log.read(generation_id)) as events:
+            async for event in events:
+                match event.event:
+                    case Started():
+                        self._expected -= 1
+                        if not self._expected:
+                            self._is_there.set()
+                    case TextDelta(text=text):
+                        now = time.monotonic()
+                        self.ages += [(now - float(moment)) * 1000 for moment in text.split()]
 
 
-async def read_all(log: StreamLog, ids: Sequence[UUID]) -> Reading:
-    cpu = time.process_time()
-    each = await asyncio.gather(*(ages(log, id_) for id_ in ids))
-    return Reading([age for seen in each for age in seen], time.process_time() - cpu)
-
-
-async def speak(writers: Sequence[Writer], seconds: float) -> None:
-    """Every stream its tokens, the streams one after the other within each interval."""
+async def speak(writers: Sequence[Writer], seconds: float) -> int:
+    """Every stream its tokens, the streams one after the other within each interval; how many there were. The
+    streams end one after the other, in the last second."""
     interval = 1 / TOKENS_PER_SECOND
-    started = time.monotonic()
-    for number in range(int(seconds * TOKENS_PER_SECOND)):
-        for place, writer in enumerate(writers):
-            due = started + (number + place / len(writers)) * interval
-            if (pause := due - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            await writer.append(TextDelta(f"{time.monotonic():.6f} "))
-    await asyncio.gather(*(finish(writer) for writer in writers))
+    rounds, started, tokens = int(seconds * TOKENS_PER_SECOND), time.monotonic(), 0
+    async with asyncio.TaskGroup() as ends:
+        for number in range(rounds):
+            for place, writer in enumerate(writers):
+                last = rounds - 1 - place * TOKENS_PER_SECOND // len(writers)
+                if number > last:
+                    continue
+                due = started + (number + place / len(writers)) * interval
+                if (pause := due - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+                await writer.append(TextDelta(f"{time.monotonic():.6f} "))
+                tokens += 1
+                if number == last:
+                    ends.create_task(finish(writer))
+    return tokens
 
 
 async def elsewhere(url: str) -> None:
     """The other process: reads what its input names, and prints what it saw."""
     async with opened(url) as (_, log, bell):
         ids = [UUID(id_) for id_ in json.loads(await asyncio.to_thread(sys.stdin.readline))]
-        reading = asyncio.create_task(read_all(log, ids))
-        heard = bell.rings(Channel.LOG)
-        print("reading", flush=True)
-        found = await reading
-        rings = bell.rings(Channel.LOG) - heard
-        print(json.dumps({"ages": found.ages, "cpu_seconds": found.cpu_seconds, "rings": rings}), flush=True)
+        async with Audience(log, ids).reading() as audience:
+            heard, cpu = bell.rings(Channel.LOG), time.process_time()
+            print("reading", flush=True)
+        rings, cpu = bell.rings(Channel.LOG) - heard, time.process_time() - cpu
+        print(json.dumps({"ages": audience.ages, "cpu_seconds": cpu, "rings": rings}), flush=True)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -147,21 +164,14 @@ async def load(url: str, data_dir: Path, streams: int, seconds: float, *, across
         assert other.stdout
         other.stdin.write(json.dumps([str(id_) for id_ in (ids if across else ids[:1])]).encode() + b"\n")
         await other.stdout.readline()
-        before, postgres, cpu, began = (
-            await commits(database),
-            postgres_cpu(data_dir),
-            time.process_time(),
-            time.monotonic(),
-        )
-        here = None if across else asyncio.create_task(read_all(log, ids))
-        await speak(writers, seconds)
-        found = await here if here else None
+        async with Audience(log, ids[:1] if across else ids).reading() as here:
+            before, postgres = await commits(database), postgres_cpu(data_dir)
+            cpu, began = time.process_time(), time.monotonic()
+            tokens = await speak(writers, seconds)
         told = json.loads(await other.stdout.readline())
-        took = time.monotonic() - began
-        writing = time.process_time() - cpu
+        took, writing = time.monotonic() - began, time.process_time() - cpu
         await other.wait()
-        tokens = int(seconds * TOKENS_PER_SECOND) * streams
-        seen = found.ages if found else told["ages"]
+        seen = told["ages"] if across else here.ages
         assert len(seen) == tokens, f"{len(seen)} of {tokens} tokens were read"
         print(
             f"{'another process' if across else 'same process':<18}"

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Never, TypeAlias
 from uuid import UUID
 
 from db import generation_log
@@ -36,11 +36,11 @@ _FINISHING = 4  # at once; the pool has connections left for the commits
 
 @dataclass(frozen=True, slots=True)
 class LogTiming:
-    """How patient the log is. ``flush``: between two commits of a running stream. ``poll``: the net under
+    """How patient the log is. ``flush``: from one commit to the next, at least. ``poll``: the net under
     the bell, for what another process writes. ``patience``: how long the database may be away before a
     stream fails."""
 
-    flush_seconds: float = 0.025
+    flush_seconds: float = 0.02
     lease_seconds: float = 10.0
     poll_seconds: float = 1.0
     retry_seconds: float = 0.25
@@ -239,14 +239,17 @@ class StreamLog:
                 _log.warning("generation %s was closed by another process", writer.generation_id)
             return True
 
-    async def _commit_for_ever(self) -> None:
+    async def _commit_for_ever(self) -> Never:
+        clock = asyncio.get_running_loop().time
+        due = clock()
         while True:
             await self._news.wait()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.timing.flush_seconds):
+                async with asyncio.timeout_at(due):
                     await self._urgent.wait()
             self._news.clear()
             self._urgent.clear()
+            due = clock() + self.timing.flush_seconds
             async with self._committing:
                 reached = await self._commit(
                     [w for w in self._writers.values() if w.pending and not w.closing]

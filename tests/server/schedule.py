@@ -199,8 +199,12 @@ class Schedule:
         self._world.clock.now += seconds
         await self._world.clerk.execute(
             """
-            UPDATE generations SET lease_until = lease_until - make_interval(secs => $2)
-            WHERE viewer_id = $1 AND finished_at IS NULL
+            WITH running AS (
+                SELECT id FROM generations WHERE viewer_id = $1 AND finished_at IS NULL
+                ORDER BY id FOR NO KEY UPDATE  -- as everybody locks several of them
+            )
+            UPDATE generations g SET lease_until = lease_until - make_interval(secs => $2)
+            FROM running WHERE g.id = running.id
             """,
             self._viewer,
             seconds,
