@@ -51,10 +51,10 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             await self._run(receive, send)
+            # Only now, when nobody else can send any more.
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             return  # by a server that ends: it has waited long enough for who does not read
-        # Only now, when nobody else can send any more.
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _run(self, receive: Receive, send: Send) -> None:
         """Return when the last event is sent, the client is gone or the server ends."""
