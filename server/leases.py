@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Never
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from db import generation_log, generations
 from db.bell import Bell, Channel
@@ -44,6 +44,7 @@ class Leases:
         self._database = database
         self._bell = bell
         self._owner = owner
+        self._reaper = uuid4()  # not the owner: no writer of ours that lost its lease passes for the closer
         self._lease_seconds = lease_seconds
         self._running = running
         self._stop = stop
@@ -113,7 +114,7 @@ class Leases:
             self._contact_since = None
             return
         while lost := await generations.claim_abandoned(
-            self._database, self._owner, self._lease_seconds, expired_at=told, limit=_CLAIMED_AT_ONCE
+            self._database, self._reaper, self._lease_seconds, expired_at=told, limit=_CLAIMED_AT_ONCE
         ):
             for one in lost:
                 await self._close(one)
@@ -137,7 +138,7 @@ class Leases:
         terminal = Failed("interrupted", ErrorCode.INTERRUPTED, message, retryable=True)
         row = LogRow(lost.id, lost.last_seq + 1, encode(terminal))
         await generation_log.finish(
-            self._database, self._owner, to_ending(terminal, _attempt_of(lost), [row])
+            self._database, self._reaper, to_ending(terminal, _attempt_of(lost), [row])
         )
 
 

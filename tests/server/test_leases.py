@@ -215,3 +215,15 @@ async def test_nobody_is_judged_by_a_time_that_was_long_in_coming(database: Data
     generation_id = await abandoned(database)
     await leases_that_tell(database, bell, 0, 0.3 * _LEASE_SECONDS).close_abandoned()
     assert (await state(database, generation_id))["status"] == "queued"
+
+
+async def test_a_writer_that_lost_its_lease_does_not_pass_for_the_closer(
+    database: Database, kept: Kept
+) -> None:
+    """Of the same process: what it stored between the claim and the end would take the end's number."""
+    generation_id = await abandoned(database)
+    await kept.leases.close_abandoned()
+    row = await state(database, generation_id)
+    assert (row["status"], row["owner"] == kept.owner) == ("interrupted", False)
+    late = LogRow(generation_id, 2, encode(TextDelta("late")))
+    assert await generation_log.append(database, kept.owner, [late], {}) == set()
